@@ -1,0 +1,334 @@
+"""The query cache in plain Python; see :mod:`fastdb._speedups.query_cache`."""
+
+from __future__ import annotations
+
+import weakref
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fastdb._fallback.records import RecordLayout
+from fastdb.compiler_columns import own_columns
+from fastdb.compiler_fingerprint import fingerprint
+from fastdb.compiler_parts import check_row
+from fastdb.exceptions import OptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from fastdb.compiler import Compiler
+    from fastdb.compiler_columns import ResultColumns
+    from fastdb.compiler_expression import CompiledExpression, Variant
+    from fastdb.compiler_parts import PlanParts
+    from fastdb.compiler_text import CompiledText
+
+__all__ = ["CacheInfo", "QueryCache", "QueryPlan"]
+
+
+class CacheInfo(NamedTuple):
+    """How a query cache has fared."""
+
+    hits: int
+    misses: int
+    evictions: int
+    maxsize: int
+    currsize: int
+
+
+class QueryPlan:
+    """One distinct SQL text, and all that is known of it.
+
+    Attributes:
+        sql: The text as the driver takes it.
+        verb: Its main verb in upper case, after CTEs; empty where unknown.
+        kind: ``select`` (rows are expected), ``insert``, ``update``, ``delete``, ``ddl`` or
+            ``other``.
+        returning: Its author asked for RETURNING.
+        implicit_returning: RETURNING was added, for the key only.
+        returns_rows: It is a select, or has RETURNING.
+        changes_session: It changes the session's state.
+        implicit_commit: It commits the transaction (MySQL).
+        is_expression: It was compiled from a SQLAlchemy expression.
+        key_sources: For an insert through SQLAlchemy, where each primary key column is found:
+            ``("given",)``, ``("returning", position)``, ``("lastrowid",)`` or ``("none",)``.
+    """
+
+    __slots__ = (
+        "_layout",
+        "_layout_names",
+        "_result",
+        "changes_session",
+        "implicit_commit",
+        "implicit_returning",
+        "is_expression",
+        "key_sources",
+        "kind",
+        "returning",
+        "returns_rows",
+        "sql",
+        "verb",
+    )
+
+    def __init__(self, parts: PlanParts) -> None:
+        self.sql = parts.sql
+        self.verb = parts.verb
+        self.kind = parts.kind
+        self.returning = parts.returning
+        self.implicit_returning = parts.implicit_returning
+        self.returns_rows = parts.returns_rows
+        self.changes_session = parts.changes_session
+        self.implicit_commit = parts.implicit_commit
+        self.is_expression = parts.is_expression
+        self.key_sources = parts.key_sources
+        self._result = parts.result
+        self._layout: RecordLayout | None = None
+        self._layout_names: tuple[str, ...] | None = None
+
+    def layout(self, names: tuple[str, ...]) -> RecordLayout:
+        """Return the layout of the records whose columns the driver calls `names`."""
+        if self._layout is not None and names == self._layout_names:
+            return self._layout
+        result = self._result
+        if result is None:
+            layout = RecordLayout(names)
+        else:
+            layout = RecordLayout(names, result.converters(names), result.locator(names))
+        self._layout_names = names
+        self._layout = layout
+        return layout
+
+    def __repr__(self) -> str:
+        return f"<QueryPlan {self.verb or 'unknown'}: {self.sql!r}>"
+
+
+def _for_columns(plan: QueryPlan, result: ResultColumns) -> QueryPlan:
+    """Return the plan for an equal expression whose columns are other objects."""
+    copy = QueryPlan.__new__(QueryPlan)
+    for name in QueryPlan.__slots__:
+        setattr(copy, name, getattr(plan, name))
+    copy._result = result
+    copy._layout = copy._layout_names = None
+    return copy
+
+
+class _Entry:
+    """What was compiled, and whether it was used since it was last looked at."""
+
+    __slots__ = ("compiled", "plan", "recent", "used")
+
+    def __init__(self, compiled: Any, plan: Any) -> None:
+        self.compiled = compiled
+        self.plan = plan
+        self.recent = 0  # the id() of the expression that was last found to be equal
+        self.used = False
+
+
+class _Same:
+    """What is known of one expression object that was run before."""
+
+    __slots__ = ("collected", "expression", "extracted", "plans", "reference", "result")
+
+    def __init__(
+        self,
+        reference: weakref.ref[Any],
+        expression: CompiledExpression,
+        extracted: Any,
+        collected: Any,
+        result: ResultColumns | None,
+    ) -> None:
+        self.reference = reference
+        self.expression = expression
+        self.extracted = extracted
+        self.collected = collected
+        self.result = result
+        self.plans: dict[Variant, QueryPlan] = {}
+
+
+#: SQL texts kept per expression object for lists of different lengths.
+_MAX_PLANS = 64
+
+
+class QueryCache:
+    """Turn queries and values into SQL and arguments, compiling each query once.
+
+    Args:
+        compiler: Compiles what is not in the cache.
+        maxsize: Queries kept; 0 keeps none.
+    """
+
+    def __init__(self, compiler: Compiler, maxsize: int = 1024) -> None:
+        if isinstance(maxsize, bool) or not isinstance(maxsize, int) or maxsize < 0:
+            raise OptionError(
+                f"the size of the query cache is {maxsize!r}; it must be a whole number from 0 on"
+            )
+        self._compiler = compiler
+        self._maxsize = maxsize
+        self._hits = self._misses = self._evictions = 0
+        # SQL text, or the fingerprint of an expression, to what was compiled.
+        self._entries: dict[Any, _Entry] = {}
+        # The same expression object again.
+        self._same: OrderedDict[Any, _Same] = OrderedDict()
+
+    def prepare(
+        self, query: Any, values: Mapping[Any, Any] | None = None
+    ) -> tuple[QueryPlan, tuple[Any, ...], tuple[Any, ...] | None]:
+        """Return the plan of a query, the arguments for it, and the given key of an insert.
+
+        Raises:
+            EmptyQueryError: There is no statement in the query.
+            QueryTypeError: The query or the values are of a wrong type.
+            MissingParameterError: A parameter has no value.
+            UnknownParameterError: A value has no parameter.
+            ProgrammingError: SQLAlchemy cannot compile the query.
+        """
+        if isinstance(query, str):
+            plan, text = self._text(query)
+            return plan, text.arguments(values), None
+        return self._expression(query, values, False)
+
+    def prepare_many(
+        self, query: Any, rows: Iterable[Mapping[Any, Any]], batch_size: int
+    ) -> Iterator[tuple[QueryPlan, list[tuple[Any, ...]]]]:
+        """Yield batches of rows that share one SQL text, each of at most `batch_size` rows.
+
+        Nothing is read of `rows` before the first batch is asked for, nor ahead of it.
+        """
+        batch: list[tuple[Any, ...]] = []
+        current: QueryPlan | None = None
+        for number, row in enumerate(rows):
+            check_row(row, number)
+            if isinstance(query, str):
+                plan, text = self._text(query)
+                args = text.arguments(row)
+            else:
+                plan, args, _ = self._expression(query, row, True)
+            if current is not None and (plan.sql != current.sql or len(batch) >= batch_size):
+                yield current, batch
+                batch = []
+            current = plan
+            batch.append(args)
+        if current is not None:
+            yield current, batch
+
+    def info(self) -> CacheInfo:
+        """Return how the cache has fared."""
+        return CacheInfo(
+            self._hits, self._misses, self._evictions, self._maxsize, len(self._entries)
+        )
+
+    def clear(self) -> None:
+        """Forget every query; the counts start again."""
+        self._entries.clear()
+        self._same.clear()
+        self._hits = self._misses = self._evictions = 0
+
+    def _store(self, key: Any, entry: _Entry) -> None:
+        entries = self._entries
+        if not self._maxsize:
+            return
+        entries[key] = entry
+        # Second chance: what was used since it was last looked at goes to the end of the queue,
+        # so that a look-up has no more to do than to set a flag.
+        while len(entries) > self._maxsize:
+            oldest = next(iter(entries))
+            found = entries.pop(oldest)
+            if found.used:
+                found.used = False
+                entries[oldest] = found
+            else:
+                self._evictions += 1
+
+    def _text(self, query: str) -> tuple[QueryPlan, CompiledText]:
+        entry = self._entries.get(query)
+        if entry is not None:
+            self._hits += 1
+            entry.used = True
+            return entry.plan, entry.compiled
+        self._misses += 1
+        text = self._compiler.compile_text(query)
+        plan = QueryPlan(text.parts)
+        self._store(str(query), _Entry(text, plan))
+        return plan, text
+
+    def _expression(
+        self, query: Any, values: Any, many: bool
+    ) -> tuple[QueryPlan, tuple[Any, ...], tuple[Any, ...] | None]:
+        original = query
+        query, values, keys = self._compiler.adapt(query, values)
+        same_key = (id(query), keys, many)
+        same = self._same.get(same_key)
+        if same is not None and same.reference() is query:
+            self._hits += 1
+            self._same.move_to_end(same_key)
+        else:
+            same = self._find(query, keys, many, query is original, same_key)
+        variant, args, given = same.expression.arguments(values, same.extracted, same.collected)
+        plan = variant.plan
+        if plan is None:
+            plan = variant.plan = QueryPlan(variant.parts)
+        if same.result is not None:
+            own = same.plans.get(variant)
+            if own is None:
+                if len(same.plans) >= _MAX_PLANS:
+                    same.plans.clear()
+                own = same.plans[variant] = _for_columns(plan, same.result)
+            plan = own
+        return plan, args, given
+
+    def _find(
+        self, query: Any, keys: tuple[str, ...] | None, many: bool, keep: bool, same_key: Any
+    ) -> _Same:
+        extracted = collected = None
+        mark = fingerprint(query)
+        entry: _Entry | None = None
+        result: ResultColumns | None = None
+        key: Any = None
+        if mark is not None:
+            extracted, collected = mark.binds, mark.collected
+            key = (mark.key, keys, many)
+            entry = self._entries.get(key)
+        if entry is None:
+            self._misses += 1
+            expression: CompiledExpression = self._compiler.compile_expression(
+                query, keys, many, None if mark is None else mark.cache_key
+            )
+            if expression.shared:
+                self._store(key, _Entry(expression, None))
+            else:
+                extracted = collected = None
+        else:
+            self._hits += 1
+            entry.used = True
+            expression = entry.compiled
+            # Most expressions are made anew for each call; one that comes again is worth keeping.
+            keep = keep and entry.recent == id(query)
+            entry.recent = id(query)
+            if expression.result is not None and not expression.result.plain:
+                own = own_columns(query, at_once=keep)
+                result = expression.result.for_columns(own)
+        same = _Same(_no_reference, expression, extracted, collected, result)
+        if keep and self._maxsize:
+            self._remember(query, same, same_key)
+        return same
+
+    def _remember(self, query: Any, same: _Same, same_key: Any) -> None:
+        known = self._same
+
+        def forget(reference: weakref.ref[Any]) -> None:
+            found = known.get(same_key)
+            if found is not None and found.reference is reference:
+                del known[same_key]
+
+        try:
+            same.reference = weakref.ref(query, forget)
+        except TypeError:  # an expression class without weak references
+            return
+        known[same_key] = same
+        if len(known) > self._maxsize:
+            known.popitem(last=False)
+
+
+class _Nothing:
+    """An object that is gone at once."""
+
+
+_no_reference: weakref.ref[Any] = weakref.ref(_Nothing())

@@ -1,0 +1,640 @@
+# cython: language_level=3
+"""Make records: one immutable class per tuple of names, one layout per query.
+
+A record is a C struct, the layout's pointer and then the values in the order of their columns:
+
+* The class is made by ``PyType_FromSpecWithBases``. Each column that can be an attribute is a
+  read-only member at its value's offset, so that ``record.x`` is CPython's own specialised load of
+  a slot. The class is an immutable type without ``__slots__``, ``__dict__`` or ``__new__``.
+* No pointer in a record is ever NULL where Python code can see it: a record is filled before
+  anyone gets hold of it, nothing can delete a member, and there is no ``tp_clear``. Like a tuple a
+  record is immutable and younger than its values, so that a cycle through it always holds
+  something else which the collector can clear.
+* Every instance of :class:`Record` is an instance of a class made here: ``Record.tp_new`` refuses,
+  subclasses are refused, and ``Record`` has a field of its own, which keeps ``object.__new__`` and
+  other layouts out. The methods may therefore trust the struct.
+
+The collector need not look at records whose values are all atomic; they are never tracked.
+"""
+
+cimport cython
+from cpython.dict cimport PyDict_GetItemWithError
+from cpython.long cimport PyLong_AsLongAndOverflow, PyLong_AsSsize_t, PyLong_CheckExact
+from cpython.number cimport PyIndex_Check
+from cpython.object cimport PyObject, PyObject_RichCompare, PyTypeObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.sequence cimport PySequence_Check, PySequence_Size
+from cpython.slice cimport PySlice_Check
+from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_SIZE, PyTuple_New, PyTuple_SET_ITEM
+from cpython.unicode cimport PyUnicode_Check
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from functools import lru_cache
+from sys import intern
+
+from fastdb.exceptions import ColumnNotFoundError, InterfaceError
+
+__all__ = ["Record", "RecordLayout", "RecordMapping"]
+
+cdef extern from *:
+    """
+    #include <limits.h>
+    #include <stddef.h>
+    #include <string.h>
+    #include "structmember.h"
+
+    typedef struct {
+        PyObject_HEAD
+        PyObject *layout;
+        PyObject *values[1];
+    } fastdb_record;
+
+    #define FASTDB_HEAD ((Py_ssize_t)offsetof(fastdb_record, values))
+    #define FASTDB_VALUES(record) (((fastdb_record *)(record))->values)
+    #define FASTDB_SIZE(record) \\
+        ((Py_TYPE(record)->tp_basicsize - FASTDB_HEAD) / (Py_ssize_t)sizeof(PyObject *))
+
+    static PyObject *
+    fastdb_record_refuse(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+    {
+        PyErr_SetString(PyExc_TypeError, "a Record is made by a RecordLayout, not by calling its class");
+        return NULL;
+    }
+
+    /* No instances and no subclasses but ours. */
+    static void
+    fastdb_record_seal(PyTypeObject *base)
+    {
+        base->tp_new = fastdb_record_refuse;
+        base->tp_vectorcall = NULL;  /* Cython's way past tp_new */
+        base->tp_flags &= ~Py_TPFLAGS_BASETYPE;
+    }
+
+    /* Neither zeroed nor tracked. */
+    static inline PyObject *
+    fastdb_record_new(PyTypeObject *type, PyObject *layout)
+    {
+        PyObject *record = PyObject_GC_New(PyObject, type);
+        if (record != NULL) {
+            Py_INCREF(layout);
+            ((fastdb_record *)record)->layout = layout;
+        }
+        return record;
+    }
+
+    static inline void
+    fastdb_record_zero(PyObject *record)
+    {
+        memset(FASTDB_VALUES(record), 0, FASTDB_SIZE(record) * sizeof(PyObject *));
+    }
+
+    static inline void
+    fastdb_record_fill(PyObject *record, PyObject *row)
+    {
+        PyObject **values = FASTDB_VALUES(record);
+        Py_ssize_t size = PyTuple_GET_SIZE(row);
+        for (Py_ssize_t i = 0; i < size; i++) {
+            PyObject *value = PyTuple_GET_ITEM(row, i);
+            Py_INCREF(value);
+            values[i] = value;
+        }
+    }
+
+    static inline void
+    fastdb_record_track(PyObject *record)
+    {
+        PyObject **values = FASTDB_VALUES(record);
+        Py_ssize_t size = FASTDB_SIZE(record);
+        for (Py_ssize_t i = 0; i < size; i++) {
+            if (PyType_IS_GC(Py_TYPE(values[i]))) {
+                PyObject_GC_Track(record);
+                return;
+            }
+        }
+    }
+
+    static void
+    fastdb_record_drop(PyObject *record)
+    {
+        PyTypeObject *type = Py_TYPE(record);
+        PyObject **values = FASTDB_VALUES(record);
+        Py_ssize_t size = FASTDB_SIZE(record);
+        for (Py_ssize_t i = 0; i < size; i++) {
+            Py_XDECREF(values[i]);  /* NULL where a row failed half-way */
+        }
+        Py_DECREF(((fastdb_record *)record)->layout);
+        PyObject_GC_Del(record);
+        Py_DECREF(type);
+    }
+
+    static void
+    fastdb_record_dealloc(PyObject *record)
+    {
+        if (!PyObject_GC_IsTracked(record)) {
+            fastdb_record_drop(record);
+            return;
+        }
+        /* Records in records in records: the trashcan bounds the C stack. */
+        PyObject_GC_UnTrack(record);
+        Py_TRASHCAN_BEGIN(record, fastdb_record_dealloc)
+        fastdb_record_drop(record);
+        Py_TRASHCAN_END
+    }
+
+    static int
+    fastdb_record_traverse(PyObject *record, visitproc visit, void *arg)
+    {
+        PyObject **values = FASTDB_VALUES(record);
+        Py_ssize_t size = FASTDB_SIZE(record);
+        for (Py_ssize_t i = 0; i < size; i++) {
+            Py_VISIT(values[i]);
+        }
+        Py_VISIT(((fastdb_record *)record)->layout);
+        Py_VISIT(Py_TYPE(record));
+        return 0;
+    }
+
+    /* `attributes` has an interned str, or None, for each column. The members point into these
+       strings; being interned they are the keys of the type's own dict, which keeps them. */
+    static PyObject *
+    fastdb_record_type(PyTypeObject *base, PyObject *attributes)
+    {
+        Py_ssize_t size = PyTuple_GET_SIZE(attributes), count = 0;
+        PyObject *bases, *type = NULL;
+        PyMemberDef *members;
+        if (size > (INT_MAX - FASTDB_HEAD) / (Py_ssize_t)sizeof(PyObject *)) {
+            return PyErr_NoMemory();
+        }
+        members = PyMem_Calloc((size_t)size + 1, sizeof(PyMemberDef));
+        if (members == NULL) {
+            return PyErr_NoMemory();
+        }
+        for (Py_ssize_t i = 0; i < size; i++) {
+            PyObject *name = PyTuple_GET_ITEM(attributes, i);
+            if (name == Py_None) {
+                continue;
+            }
+            members[count].name = PyUnicode_AsUTF8(name);
+            if (members[count].name == NULL) {
+                goto done;
+            }
+            members[count].type = T_OBJECT_EX;
+            members[count].offset = FASTDB_HEAD + i * (Py_ssize_t)sizeof(PyObject *);
+            members[count].flags = READONLY;
+            count++;
+        }
+        {
+            PyType_Slot slots[] = {
+                {Py_tp_members, members},
+                {Py_tp_dealloc, (void *)fastdb_record_dealloc},
+                {Py_tp_traverse, (void *)fastdb_record_traverse},
+                {0, NULL},
+            };
+            PyType_Spec spec = {
+                .name = "fastdb.Record",
+                .basicsize = (int)(FASTDB_HEAD + size * (Py_ssize_t)sizeof(PyObject *)),
+                .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+                .slots = slots,
+            };
+            bases = PyTuple_Pack(1, base);
+            if (bases != NULL) {
+                base->tp_flags |= Py_TPFLAGS_BASETYPE;
+                type = PyType_FromSpecWithBases(&spec, bases);
+                base->tp_flags &= ~Py_TPFLAGS_BASETYPE;
+                Py_DECREF(bases);
+            }
+        }
+    done:
+        PyMem_Free(members);
+        return type;
+    }
+    """
+    void fastdb_record_seal(type base)
+    object fastdb_record_type(type base, tuple attributes)
+    PyObject *fastdb_record_new(PyTypeObject *type, PyObject *layout) except NULL
+    void fastdb_record_zero(PyObject *record)
+    void fastdb_record_fill(PyObject *record, PyObject *row)
+    void fastdb_record_track(PyObject *record)
+    void fastdb_record_drop(PyObject *record)
+    PyObject **FASTDB_VALUES(PyObject *record)
+    Py_ssize_t FASTDB_SIZE(PyObject *record)
+    PyObject *PySequence_GetItem(object row, Py_ssize_t position) except NULL
+    Py_ssize_t PyNumber_AsSsize_t(object number, PyObject *clip) except? -1
+    int Py_ReprEnter(object) except -1
+    void Py_ReprLeave(object)
+    int Py_EnterRecursiveCall(const char *where) except -1
+    void Py_LeaveRecursiveCall()
+
+
+cdef int RECORD_CLASSES = 1024
+cdef int NAMES_SHOWN = 50
+
+
+cdef object restore_record = None
+
+
+cdef object missing_column(tuple names, object key):
+    shown = ", ".join([repr(name) for name in names[:NAMES_SHOWN]]) or "no columns"
+    if len(names) > NAMES_SHOWN:
+        shown += f" and {len(names) - NAMES_SHOWN} more"
+    return ColumnNotFoundError(f"the record has no column {key!r}; it has {shown}")
+
+
+cdef object missing_position(Py_ssize_t size, object position):
+    return IndexError(f"position {position} is out of range; the number of columns is {size}")
+
+
+cdef inline Py_ssize_t size_of(object record):
+    return FASTDB_SIZE(<PyObject *>record)
+
+
+cdef inline object value_at(object record, Py_ssize_t position):
+    return <object>FASTDB_VALUES(<PyObject *>record)[position]
+
+
+cdef inline RecordLayout layout_of(Record record):
+    return <RecordLayout>record._layout
+
+
+cdef tuple values_of(object record):
+    cdef Py_ssize_t size = size_of(record)
+    cdef Py_ssize_t position
+    cdef tuple values = PyTuple_New(size)
+    for position in range(size):
+        value = value_at(record, position)
+        Py_INCREF(value)
+        PyTuple_SET_ITEM(values, position, value)
+    return values
+
+
+cdef Py_ssize_t position_of(Record record, object key) except -2:
+    """Return the position of a name or a column, -1 where the record has none."""
+    cdef RecordLayout layout = layout_of(record)
+    cdef PyObject *found
+    if PyUnicode_Check(key):
+        found = PyDict_GetItemWithError(layout._positions, key)
+        return -1 if found is NULL else PyLong_AsSsize_t(<object>found)
+    if PyIndex_Check(key) or PySlice_Check(key):
+        return -1
+    return layout.resolve(key)
+
+
+cdef object make_record(RecordLayout layout, object row, bint convert):
+    cdef PyObject *made
+    cdef PyObject **values
+    cdef Py_ssize_t size = layout._size
+    cdef Py_ssize_t found, position
+    cdef PyTypeObject *record_class = <PyTypeObject *>layout.record_class
+    if type(row) is list:
+        row = tuple(row)  # converters and finalizers can shrink a list, not a tuple
+    if PyTuple_CheckExact(row):
+        found = PyTuple_GET_SIZE(row)
+        if found != size:
+            raise wrong_length(found, size)
+        made = fastdb_record_new(record_class, <PyObject *>layout)
+        fastdb_record_fill(made, <PyObject *>row)
+    else:
+        if not PySequence_Check(row):
+            raise TypeError(f"a row must be a sequence, not {type(row).__name__}")
+        found = PySequence_Size(row)
+        if found != size:
+            raise wrong_length(found, size)
+        made = fastdb_record_new(record_class, <PyObject *>layout)
+        fastdb_record_zero(made)
+        values = FASTDB_VALUES(made)
+        try:
+            for position in range(size):
+                values[position] = PySequence_GetItem(row, position)
+        except BaseException:
+            fastdb_record_drop(made)
+            raise
+    if convert and layout._converters is not None:
+        try:
+            convert_values(layout._converters, FASTDB_VALUES(made))
+        except BaseException:
+            fastdb_record_drop(made)
+            raise
+    fastdb_record_track(made)
+    record = <object>made
+    Py_DECREF(record)  # the reference that `made` was
+    return record
+
+
+cdef int convert_values(tuple converters, PyObject **values) except -1:
+    cdef Py_ssize_t position
+    for position in range(PyTuple_GET_SIZE(converters)):
+        converter = converters[position]
+        if converter is not None:
+            old = <object>values[position]
+            new = converter(old)
+            Py_INCREF(new)
+            values[position] = <PyObject *>new
+            Py_DECREF(old)
+    return 0
+
+
+cdef object wrong_length(Py_ssize_t found, Py_ssize_t size):
+    return InterfaceError(
+        f"the number of values in the row is {found}; the number of columns is {size}"
+    )
+
+
+@cython.collection_type("sequence")
+cdef class Record:
+    """Hold the values of one row, by name and by position.
+
+    Iterating gives the values; ``"name" in record`` asks for a column. A record equals, hashes and
+    orders as the tuple of its values. It is immutable.
+    """
+
+    cdef PyObject *_layout
+
+    def __len__(self):
+        return size_of(self)
+
+    def __getitem__(self, key):
+        cdef Py_ssize_t position, size
+        cdef PyObject *found
+        cdef int overflow
+        if PyUnicode_Check(key):
+            found = PyDict_GetItemWithError(layout_of(self)._positions, key)
+            if found is NULL:
+                raise missing_column(layout_of(self).names, key)
+            return value_at(self, PyLong_AsSsize_t(<object>found))
+        if PyLong_CheckExact(key) or PyIndex_Check(key):
+            size = size_of(self)
+            # What does not fit into a C integer is out of range, too.
+            if PyLong_CheckExact(key):
+                position = PyLong_AsLongAndOverflow(key, &overflow)
+                if overflow:
+                    raise missing_position(size, key)
+            else:
+                position = PyNumber_AsSsize_t(key, NULL)
+            if position < 0:
+                position += size
+            if position < 0 or position >= size:
+                raise missing_position(size, key)
+            return value_at(self, position)
+        if PySlice_Check(key):
+            return values_of(self)[key]
+        position = layout_of(self).resolve(key)
+        if position < 0:
+            raise missing_column(layout_of(self).names, key)
+        return value_at(self, position)
+
+    def __iter__(self):
+        return iter(values_of(self))
+
+    def __contains__(self, key):
+        return position_of(self, key) >= 0
+
+    def __richcmp__(self, other, int op):
+        if isinstance(other, Record):
+            other = values_of(other)
+        elif not isinstance(other, tuple):
+            return NotImplemented
+        return PyObject_RichCompare(values_of(self), other, op)
+
+    def __hash__(self):
+        Py_EnterRecursiveCall(" while hashing a record")
+        try:
+            return hash(values_of(self))
+        finally:
+            Py_LeaveRecursiveCall()
+
+    def __repr__(self):
+        cdef tuple names = layout_of(self).names
+        if Py_ReprEnter(self):
+            return "<Record ...>"
+        try:
+            shown = [
+                f"{name if name.isidentifier() else repr(name)}={value!r}"
+                for name, value in zip(names, values_of(self))
+            ]
+        finally:
+            Py_ReprLeave(self)
+        return f"<Record {' '.join(shown)}>" if shown else "<Record>"
+
+    def __setattr__(self, name, value):
+        raise AttributeError(f"a record is read-only; cannot set {name!r}")
+
+    def __delattr__(self, name):
+        raise AttributeError(f"a record is read-only; cannot delete {name!r}")
+
+    def __reduce__(self):
+        """Pickle names and values only; either form reads them."""
+        global restore_record
+        if restore_record is None:
+            # The package imports this module: too early at the top.
+            from fastdb._speedups import restore_record as restore
+
+            restore_record = restore
+        return restore_record, (layout_of(self).names, values_of(self))
+
+    def __copy__(self):
+        """Return the record itself: it is immutable."""
+        return self
+
+    def __deepcopy__(self, memo):
+        """Return a record of deep copies, or itself where they are the values themselves."""
+        values = values_of(self)
+        copied = deepcopy(values, memo)
+        known = memo.get(id(self))  # a value holds the record
+        if known is not None:
+            return known
+        return self if copied is values else make_record(layout_of(self), copied, False)
+
+    def get(self, key, default=None, /):
+        """Return the value of a column by name or Column, `default` where there is none."""
+        cdef Py_ssize_t position = position_of(self, key)
+        return default if position < 0 else value_at(self, position)
+
+    def keys(self):
+        """Return the names of the columns, repeated ones too."""
+        return list(layout_of(self).names)
+
+    def values(self):
+        """Return the values of the columns."""
+        return list(values_of(self))
+
+    def items(self):
+        """Return pairs of name and value, repeated names too."""
+        return list(zip(layout_of(self).names, values_of(self)))
+
+    def _asdict(self):
+        """Return a dict of the values by name, the first of a repeated name."""
+        return {
+            name: value_at(self, position)
+            for name, position in layout_of(self)._positions.items()
+        }
+
+    @property
+    def _mapping(self):
+        """A read-only mapping view of the record."""
+        return RecordMapping(self)
+
+
+@cython.final
+@cython.collection_type("mapping")
+cdef class RecordMapping:
+    """Show a record as a mapping of names to values.
+
+    ``keys()``, ``values()``, ``items()`` ``len()`` count repeated names; ``[]`` gives the first.
+    """
+
+    cdef Record _record
+
+    def __cinit__(self, Record record not None):
+        self._record = record
+
+    def __len__(self):
+        return size_of(self._record)
+
+    def __getitem__(self, key):
+        cdef Py_ssize_t position = position_of(self._record, key)
+        if position < 0:
+            raise missing_column(layout_of(self._record).names, key)
+        return value_at(self._record, position)
+
+    def __iter__(self):
+        return iter(layout_of(self._record).names)
+
+    def __contains__(self, key):
+        return position_of(self._record, key) >= 0
+
+    def __eq__(self, other):
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        mine, others = self.items(), list(other.items())
+        return mine == others or (len(mine) == len(others) and dict(mine) == dict(others))
+
+    __hash__ = None
+
+    def __repr__(self):
+        pairs = ", ".join([f"{name!r}: {value!r}" for name, value in self.items()])
+        return f"<RecordMapping {{{pairs}}}>"
+
+    def __reduce__(self):
+        return getattr, (self._record, "_mapping")
+
+    def get(self, key, default=None, /):
+        """Return the value of a column by name or Column, `default` where there is none."""
+        return self._record.get(key, default)
+
+    def keys(self):
+        """Return the names of the columns, repeated ones too."""
+        return self._record.keys()
+
+    def values(self):
+        """Return the values of the columns."""
+        return self._record.values()
+
+    def items(self):
+        """Return pairs of name and value, repeated names too."""
+        return self._record.items()
+
+
+@cython.final
+cdef class RecordLayout:
+    """Make the records of one query.
+
+    Args:
+        names: The names of the columns; they may repeat, and any string will do.
+        converters: For each column None or a callable, applied once to every value, None too.
+        columns: Returns the position of a key that is neither a name nor a position, or None.
+    """
+
+    cdef readonly tuple names
+    cdef readonly type record_class
+    cdef dict _positions
+    cdef tuple _converters
+    cdef object _columns
+    cdef Py_ssize_t _size
+
+    # Not __init__, which could be called again on a layout that has records.
+    def __cinit__(self, names, converters=None, columns=None):
+        self.names, self.record_class, self._positions = record_class(exact_names(names))
+        self._size = len(self.names)
+        self._columns = columns
+        if converters is not None:
+            converters = tuple(converters)
+            if len(converters) != self._size:
+                raise ValueError(
+                    f"the number of converters is {len(converters)}; "
+                    f"the number of columns is {self._size}"
+                )
+            if any([converter is not None for converter in converters]):
+                self._converters = converters
+
+    def records(self, rows):
+        """Return a record for each of `rows`, sequences of as many values as there are names.
+
+        The rows are not held.
+
+        Raises:
+            InterfaceError: A row has another number of values.
+        """
+        cdef list records = []
+        for row in rows:
+            records.append(make_record(self, row, True))
+        return records
+
+    def record(self, row):
+        """Return the record of one row.
+
+        Raises:
+            InterfaceError: The row has another number of values.
+        """
+        return make_record(self, row, True)
+
+    def __repr__(self):
+        return f"<RecordLayout {self.names!r}>"
+
+    cdef Py_ssize_t resolve(self, object key) except -2:
+        """Return the position of a Column (or its like), -1 where there is none."""
+        cdef Py_ssize_t position
+        if self._columns is not None:
+            resolved = self._columns(key)
+            if resolved is None:
+                return -1
+            position = resolved
+            if position < 0 or position >= self._size:
+                raise missing_position(self._size, position)
+            return position
+        for attribute in ("name", "key"):
+            name = getattr(key, attribute, None)
+            if isinstance(name, str) and name in self._positions:
+                return self._positions[name]
+        return -1
+
+
+def exact_names(names):
+    """Return `names` as a tuple of plain, interned strings."""
+    names = tuple(names)
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"the name of a column must be a str, not {type(name).__name__}")
+    return tuple([intern(str.__str__(name)) for name in names])
+
+
+@lru_cache(maxsize=RECORD_CLASSES)
+def record_class(names):
+    """Return the names, their class and the first position of each name.
+
+    The cache holds what depends on names only: it is shared by every Database, like the interned
+    names themselves, and bounded.
+    """
+    positions = {}
+    attributes = []
+    for position, name in enumerate(names):
+        usable = name.isidentifier() and not name.startswith("__") and name not in own_names
+        attributes.append(name if usable and name not in positions else None)
+        positions.setdefault(name, position)
+    return names, fastdb_record_type(Record, tuple(attributes)), positions
+
+
+fastdb_record_seal(Record)
+own_names = frozenset([name for name in dir(Record) if not name.startswith("__")])
+Sequence.register(Record)
+Mapping.register(RecordMapping)

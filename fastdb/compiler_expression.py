@@ -1,0 +1,457 @@
+"""A statement of SQLAlchemy's, compiled: binding it to values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+from fastdb.compiler_columns import result_columns
+from fastdb.compiler_keys import client_defaults
+from fastdb.compiler_parts import (
+    MISSING,
+    PlanParts,
+    missing_parameter,
+    translate,
+    unknown_parameters,
+)
+from fastdb.exceptions import DataError, Error, QueryTypeError
+from fastdb.sql_text import classify
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy.sql.elements import BindParameter
+
+    from fastdb.compiler_columns import ResultColumns
+    from fastdb.compiler_keys import Extras
+    from fastdb.sql_text import Lexical
+
+__all__ = ["CompiledExpression", "Slot", "Variant", "refuse_value"]
+
+
+class Slot(NamedTuple):
+    """Where the value of one bind name comes from.
+
+    Attributes:
+        name: The name in the compiled statement.
+        key: The name by which the user may give the value, or None.
+        position: The place among the binds of the cache key, or -1.
+        bind: The bind of the statement that was compiled.
+        processor: SQLAlchemy's bind processor, or None.
+        required: Without a value of the user's there is none.
+        column: The user's value is for a column of the insert or update.
+    """
+
+    name: str
+    key: str | None
+    position: int
+    bind: BindParameter[Any]
+    processor: Callable[[Any], Any] | None
+    required: bool
+    column: bool
+
+
+class Variant:
+    """One SQL text of an expression, with the plan that the cache makes of it."""
+
+    __slots__ = ("parts", "plan")
+
+    def __init__(self, parts: PlanParts) -> None:
+        self.parts = parts
+        self.plan: Any = None
+
+
+class _Expansion(NamedTuple):
+    variant: Variant
+    # For each argument: the bind's name, the place in its flattened list or -1, the processor.
+    slots: tuple[tuple[str, int, Callable[[Any], Any] | None], ...]
+
+
+#: SQL texts kept per expression for lists of different lengths.
+_MAX_EXPANSIONS = 64
+
+
+class CompiledExpression:
+    """A compiled expression, ready to be bound.
+
+    Attributes:
+        slots: One for each bind name, in the order of `order`.
+        order: For each argument its place among `slots`; None where they are the same.
+        simple: Binding is no more than a walk over `slots`, with `constants` in their places.
+        collected: The values that the expression carries by name (``.params()``), if any.
+        constants: The place among `slots` and the value of each default that is one.
+        given_slots: For each key column its place among `slots` or -1; None for no key.
+        takes: What the user may give values for.
+        variant: The SQL text, where it does not depend on the values.
+        result: The columns that it yields.
+        shared: It serves equal expressions, too; otherwise only the one it was compiled from.
+    """
+
+    __slots__ = (
+        "_by_length",
+        "_compiled",
+        "_expanding",
+        "_fallback_sources",
+        "_given",
+        "_literal",
+        "_null_key",
+        "_prefetch",
+        "collected",
+        "constants",
+        "dialect",
+        "given_slots",
+        "order",
+        "result",
+        "shared",
+        "simple",
+        "slots",
+        "takes",
+        "variant",
+    )
+
+    def __init__(self, dialect: Any, compiled: Any, lexical: Lexical, extras: Extras) -> None:
+        self.dialect = dialect
+        self.result = result_columns(compiled, dialect)
+        self.variant = Variant(_parts(compiled.string, lexical, compiled, extras, self.result))
+        self._given = extras.given
+        self._fallback_sources = extras.fallback_sources
+        self._null_key: Variant | None = None
+        self._by_length: dict[Any, _Expansion] = {}
+        self._compiled: Any = None
+        self.collected: Mapping[str, Any] | None = None
+        self.shared = getattr(compiled, "cache_key", None) is not None
+        self._prefetch: tuple[tuple[Any, str, Any], ...] = ()
+        self.constants: tuple[tuple[int, Any], ...] = ()
+        self.given_slots: tuple[int, ...] | None = None
+        if not hasattr(compiled, "positiontup"):  # DDL has no parameters
+            self.slots: tuple[Slot, ...] = ()
+            self.order: tuple[int, ...] | None = None
+            self.takes: tuple[str, ...] = ()
+            self.simple = True
+            self._expanding: frozenset[str] = frozenset()
+            self._literal: frozenset[str] = frozenset()
+            return
+        if not self.shared:
+            # Values set by .params(), which SQLAlchemy 2.1 keeps beside the binds.
+            self.collected = getattr(compiled, "_collected_params", None) or None
+        names = compiled.bind_names
+        positions = list(compiled.positiontup or ())
+        distinct = list(dict.fromkeys(positions))
+        self._expanding = frozenset(names[bind] for bind in compiled.post_compile_params)
+        self._literal = frozenset(names[bind] for bind in compiled.literal_execute_params)
+        index_of = _bind_indexes(compiled)
+        processors = compiled._bind_processors
+        crud = extras.column_keys
+        self.slots = tuple(
+            _slot(
+                name,
+                compiled.binds[name],
+                index_of,
+                # Lists are processed element by element, once they are expanded.
+                None if name in self._expanding else processors.get(name),
+                crud,
+            )
+            for name in distinct
+        )
+        self.order = (
+            None if positions == distinct else tuple(distinct.index(name) for name in positions)
+        )
+        self._prefetch = client_defaults(compiled)
+        self.takes = tuple(dict.fromkeys(slot.key for slot in self.slots if slot.key is not None))
+        if self._given is not None:
+            self.given_slots = tuple(
+                -1 if name is None else distinct.index(name) for name in self._given
+            )
+        constant = all(is_scalar for _, _, (_, is_scalar, _, _) in self._prefetch)
+        self.simple = constant and not (self._expanding or self._literal)
+        if self.simple:
+            self.constants = tuple(
+                (distinct.index(name), arg) for _, name, (arg, _, _, _) in self._prefetch
+            )
+        else:
+            self._compiled = compiled
+
+    def arguments(
+        self,
+        values: Mapping[str, Any] | None,
+        extracted: Sequence[Any] | None,
+        collected: Mapping[str, Any] | None,
+    ) -> tuple[Variant, tuple[Any, ...], tuple[Any, ...] | None]:
+        """Bind the expression: return its SQL, the arguments for it, and the given key.
+
+        Args:
+            values: The user's values by name.
+            extracted: The binds of the expression that is run, where it is an equal one to that
+                which was compiled.
+            collected: The values that the expression itself carries by name (``.params()``).
+
+        Raises:
+            MissingParameterError: A parameter has no value.
+            UnknownParameterError: A value has no parameter.
+        """
+        raw: dict[str, Any] = {}
+        used = 0
+        if collected is None:
+            collected = self.collected
+        for name, key, position, bind, _, required, _ in self.slots:
+            if key is not None:
+                if values is not None and key in values:
+                    raw[name] = values[key]
+                    used += 1
+                    continue
+                if collected and key in collected:
+                    raw[name] = collected[key]
+                    continue
+            if required:
+                raise missing_parameter(key or name, self.takes)
+            source = bind if position < 0 or extracted is None else extracted[position]
+            raw[name] = source.effective_value
+        if values is not None and used < len(values):
+            unknown = [key for key in values if key not in self.takes]
+            if unknown:
+                raise unknown_parameters(unknown, self.takes)
+        if self.constants:
+            for place, value in self.constants:
+                raw[self.slots[place].name] = value
+        elif self._prefetch:
+            self._apply_defaults(raw)
+        given = None
+        variant = self.variant
+        if self._given is not None:
+            given = tuple(
+                [MISSING if name is None else raw.get(name, MISSING) for name in self._given]
+            )
+            if any(value is None for value in given):
+                given, variant = self.without_null(given)
+        if self._expanding or self._literal:
+            expanded, args = self._expanded(raw)
+            return expanded, args, given
+        processed = [
+            raw[slot.name]
+            if slot.processor is None
+            else _processed(slot.processor, raw[slot.name], slot.bind, slot.key or slot.name)
+            for slot in self.slots
+        ]
+        if self.order is not None:
+            return variant, tuple([processed[place] for place in self.order]), given
+        return variant, tuple(processed), given
+
+    def without_null(self, given: tuple[Any, ...]) -> tuple[tuple[Any, ...], Variant]:
+        """Return the key and SQL for a NULL in a key column: the server then makes the key."""
+        if self._null_key is None:
+            parts = self.variant.parts._replace(key_sources=self._fallback_sources)
+            self._null_key = Variant(parts)
+        return tuple([MISSING if value is None else value for value in given]), self._null_key
+
+    def _apply_defaults(self, raw: dict[str, Any]) -> None:
+        context = _DefaultContext(self._compiled, self.dialect, raw)
+        for column, name, (arg, is_scalar, is_callable, is_sentinel) in self._prefetch:
+            if is_sentinel:
+                raw[name] = 0
+            elif is_scalar:
+                raw[name] = arg
+            elif is_callable:
+                context.current_column = column
+                raw[name] = arg(context)
+
+    # -- lists of any length
+
+    def _expanded(self, raw: dict[str, Any]) -> tuple[Variant, tuple[Any, ...]]:
+        shape: list[Any] = []
+        flat: dict[str, Sequence[Any]] = {}
+        regular = not self._literal
+        for slot in self.slots:
+            name = slot.name
+            if name not in self._expanding:
+                continue
+            raw[name] = items = _as_list(raw[name], slot)
+            rows = items and _is_row(items[0], slot.bind)
+            if rows:
+                width = len(items[0])
+                regular = regular and all(len(item) == width for item in items)
+                shape.append((len(items), width))
+                flat[name] = [cell for item in items for cell in item]
+            else:
+                shape.append(len(items))
+                flat[name] = items
+        if not regular:
+            return self._expand_once(raw)
+        key = tuple(shape)
+        expansion = self._by_length.get(key)
+        if expansion is None:
+            expansion = self._expansion(raw, flat)
+            if len(self._by_length) >= _MAX_EXPANSIONS:
+                self._by_length.pop(next(iter(self._by_length)))
+            self._by_length[key] = expansion
+        binds = self._compiled.binds
+        args: list[Any] = []
+        for name, place, processor in expansion.slots:
+            value = raw[name] if place < 0 else flat[name][place]
+            if processor is not None:
+                value = _processed(processor, value, binds[name], name)
+            args.append(value)
+        return expansion.variant, tuple(args)
+
+    def _state(self, raw: dict[str, Any]) -> Any:
+        compiled = self._compiled
+        # Some names are looked up as they are, some in their escaped form.
+        parameters = dict(raw)
+        for name, escaped in compiled.escaped_bind_names.items():
+            if name in raw:
+                parameters[escaped] = raw[name]
+        try:
+            return compiled._process_parameters_for_postcompile(parameters)
+        except Exception as exc:
+            translate(exc)
+
+    def _expansion(self, raw: dict[str, Any], flat: dict[str, Sequence[Any]]) -> _Expansion:
+        state = self._state(raw)
+        source: dict[str, tuple[str, int]] = {}
+        for name, members in state.parameter_expansion.items():
+            source.update({member: (name, place) for place, member in enumerate(members)})
+        processors = {**self._compiled._bind_processors, **state.processors}
+        slots = []
+        for member in state.positiontup:
+            name, place = source.get(member, (member, -1))
+            slots.append((name, place, processors.get(member)))
+        return _Expansion(Variant(self.variant.parts._replace(sql=state.statement)), tuple(slots))
+
+    def _expand_once(self, raw: dict[str, Any]) -> tuple[Variant, tuple[Any, ...]]:
+        """Return SQL and arguments where the SQL depends on the values themselves."""
+        state = self._state(raw)
+        processors = {**self._compiled._bind_processors, **state.processors}
+        binds = self._compiled.binds
+        args = []
+        for name in state.positiontup:
+            value = state.parameters[name]
+            processor = processors.get(name)
+            if processor is not None:
+                value = _processed(processor, value, binds.get(name), name)
+            args.append(value)
+        return Variant(self.variant.parts._replace(sql=state.statement)), tuple(args)
+
+
+def _as_list(value: Any, slot: Slot) -> list[Any] | tuple[Any, ...]:
+    if isinstance(value, list | tuple):
+        return value
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping):
+        return list(value)
+    raise QueryTypeError(
+        f"the query parameter {slot.key or slot.name!r} takes a list of values, "
+        f"not {type(value).__name__!r}"
+    )
+
+
+def _is_row(item: Any, bind: Any) -> bool:
+    if bind.type._is_tuple_type:
+        return True
+    return bind.type._isnull and isinstance(item, Sequence) and not isinstance(item, str | bytes)
+
+
+def _slot(
+    name: str,
+    bind: Any,
+    index_of: Mapping[Any, int],
+    processor: Callable[[Any], Any] | None,
+    column_keys: frozenset[str],
+) -> Slot:
+    column = name in column_keys or bind.key in column_keys
+    key = bind.key if column or not bind.unique else None
+    required = bool(bind.required) and bind.callable is None
+    return Slot(name, key, index_of.get(bind, -1), bind, processor, required, column)
+
+
+def _bind_indexes(compiled: Any) -> dict[Any, int]:
+    """Return the place among the cache key's binds of each bind that was compiled."""
+    if compiled.cache_key is None or compiled._cache_key_bind_match is None:
+        return {}
+    match = compiled._cache_key_bind_match[0]
+    return {
+        bind: index
+        for index, original in enumerate(compiled.cache_key[1])
+        for bind in match[original]
+    }
+
+
+class _DefaultContext:
+    """What a context-sensitive default sees of the statement it is called for."""
+
+    def __init__(self, compiled: Any, dialect: Any, parameters: dict[str, Any]) -> None:
+        self.compiled = compiled
+        self.dialect = dialect
+        self.current_parameters = parameters
+        self.current_column: Any = None
+        self.isinsert = bool(compiled.isinsert)
+        self.isupdate = bool(compiled.isupdate)
+
+    def get_current_parameters(self, isolate_multiinsert_groups: bool = True) -> dict[str, Any]:
+        """Return the values of the row that the default is for, by column key."""
+        parameters = self.current_parameters
+        state = self.compiled.compile_state
+        if not (
+            isolate_multiinsert_groups
+            and self.isinsert
+            and getattr(state, "_has_multi_parameters", False)
+        ):
+            return parameters
+        index = _row_index(self.current_column)
+        row = {
+            getattr(each, "original", each).key: parameters.get(each.key)
+            for each in self.compiled.insert_prefetch
+            if _row_index(each) == index
+        }
+        for key in state._dict_parameters:
+            key = getattr(key, "key", key)
+            row[key] = parameters.get(f"{key}_m{index}")
+        return row
+
+
+def _row_index(column: Any) -> int:
+    """Return the row of an insert of several rows that a column's default is for."""
+    return int(column.index) + 1 if column._is_multiparam_column else 0
+
+
+def _processed(processor: Callable[[Any], Any], value: Any, bind: Any, name: str) -> Any:
+    try:
+        return processor(value)
+    except Exception as exc:
+        refuse_value(exc, value, bind, name)
+
+
+def refuse_value(exc: Exception, value: Any, bind: Any, name: str) -> NoReturn:
+    """Raise what a bind processor raised: errors of SQLAlchemy's own types as a DataError."""
+    # What the user's own types raise passes; what SQLAlchemy's raise is about the value.
+    if bind is None or isinstance(exc, Error) or _is_user_type(bind.type):
+        raise exc
+    raise DataError(
+        f"the value of the query parameter {name!r}, {type(value).__name__!r}, does not fit "
+        f"its type {bind.type!r}: {exc}"
+    ) from exc
+
+
+def _is_user_type(type_: Any) -> bool:
+    seen = [type_, getattr(type_, "item_type", None)]
+    seen += list(getattr(type_, "types", ()) or ())
+    return any(
+        not type(each).__module__.startswith("sqlalchemy.") for each in seen if each is not None
+    )
+
+
+def _parts(
+    sql: str, lexical: Lexical, compiled: Any, extras: Extras, result: ResultColumns | None
+) -> PlanParts:
+    kind = classify(sql, lexical)
+    returning = kind.returning and not extras.implicit_returning
+    return PlanParts(
+        sql,
+        kind.verb,
+        kind.kind,
+        returning,
+        extras.implicit_returning,
+        kind.kind == "select" or kind.returning,
+        kind.changes_session,
+        kind.implicit_commit,
+        True,
+        extras.key_sources,
+        result,
+    )

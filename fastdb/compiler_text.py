@@ -1,0 +1,93 @@
+"""SQL text, compiled: its arguments are picked from the values by name."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from fastdb.compiler_parts import PlanParts, check_values, missing_parameter, unknown_parameters
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ["CompiledText", "sqlite_argument"]
+
+
+class CompiledText:
+    """SQL text in the form that the driver takes.
+
+    Attributes:
+        parts: What the plan is made of.
+        names: The parameters' names in the order of the arguments.
+        takes: The parameters' names, each once.
+        adapt: Brings one argument into a form that the driver takes, or None.
+    """
+
+    __slots__ = ("adapt", "names", "parts", "takes")
+
+    def __init__(
+        self,
+        parts: PlanParts,
+        names: tuple[str, ...],
+        adapt: Callable[[Any], Any] | None,
+    ) -> None:
+        self.parts = parts
+        self.names = names
+        self.takes = tuple(dict.fromkeys(names))
+        self.adapt = adapt
+
+    def arguments(self, values: Mapping[str, Any] | None) -> tuple[Any, ...]:
+        """Return the arguments for `values`.
+
+        Raises:
+            MissingParameterError: A parameter has no value.
+            UnknownParameterError: A value has no parameter.
+        """
+        if values is None:
+            if self.names:
+                raise missing_parameter(self.names[0], self.takes)
+            return ()
+        check_values(values)
+        for name in self.takes:
+            if name not in values:
+                raise missing_parameter(name, self.takes)
+        if len(values) != len(self.takes):
+            raise unknown_parameters(
+                [name for name in values if name not in self.takes], self.takes
+            )
+        if self.adapt is None:
+            return tuple([values[name] for name in self.names])
+        adapt = self.adapt
+        return tuple([adapt(values[name]) for name in self.names])
+
+
+# sqlite3 knows no dates, decimals and UUIDs; these are the forms in which SQLAlchemy stores them,
+# so that rows written by raw SQL and by expressions compare.
+_SQLITE_EPOCH = datetime.datetime(1970, 1, 1)
+
+
+def _sqlite_datetime(value: datetime.datetime) -> str:
+    return (
+        f"{value.year:04d}-{value.month:02d}-{value.day:02d} "
+        f"{value.hour:02d}:{value.minute:02d}:{value.second:02d}.{value.microsecond:06d}"
+    )
+
+
+_SQLITE_FORMS: dict[type, Callable[[Any], Any]] = {
+    datetime.datetime: _sqlite_datetime,
+    datetime.date: lambda value: f"{value.year:04d}-{value.month:02d}-{value.day:02d}",
+    datetime.time: lambda value: (
+        f"{value.hour:02d}:{value.minute:02d}:{value.second:02d}.{value.microsecond:06d}"
+    ),
+    datetime.timedelta: lambda value: _sqlite_datetime(_SQLITE_EPOCH + value),
+    decimal.Decimal: float,
+    uuid.UUID: lambda value: value.hex,
+}
+
+
+def sqlite_argument(value: Any) -> Any:
+    """Return a value in the form in which sqlite3 takes it."""
+    form = _SQLITE_FORMS.get(type(value))
+    return value if form is None else form(value)

@@ -1,0 +1,544 @@
+"""Connection: one query from expression to records, and who may run it when.
+
+A Connection stands for one task's use of the database. It leases a connection of the driver from
+the pool while it is held (``async with``, an open transaction, a running query) and gives it back
+after the last hold. Where several tasks use one Connection, their operations take turns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+from fastdb.drivers.base import TransactionOptions
+from fastdb.exceptions import DatabaseError, NotConnectedError, TransactionError
+from fastdb.queries import (
+    Queries,
+    check_batch_size,
+    check_rows,
+    limited,
+    note_session,
+    run_query,
+    transaction_options,
+)
+from fastdb.transaction import Transaction, current_task, current_transaction
+from fastdb.turns import Turns
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+    from types import TracebackType
+
+    from fastdb._speedups import Record
+    from fastdb.drivers.base import DriverConnection
+    from fastdb.pool import Pool
+    from fastdb.queries import Finish, Query, Services, Values
+
+__all__ = ["Connection"]
+
+logger = logging.getLogger("fastdb")
+
+
+class Holder:
+    """Who leases a driver connection. The pool keeps this, not the Connection.
+
+    So a Connection that nobody refers to any more is collected, and gives its lease back.
+    """
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        """Name the task."""
+        self.name = name
+
+    def __str__(self) -> str:
+        """Name the task."""
+        return f"task {self.name!r}"
+
+
+class Connection(Queries):
+    """One task's connection; nested uses in a task share it.
+
+    Get it from :meth:`fastdb.Database.connection`. It may be handed to other tasks: their
+    operations take turns, and a transaction of one makes the others wait (or nests, where it was
+    started in a child of theirs).
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_acquiring",
+        "_driver_connection",
+        "_entered",
+        "_holder",
+        "_holds",
+        "_pool",
+        "_services",
+        "turns",
+    )
+
+    def __init__(self, services: Services) -> None:
+        """Make a connection that holds nothing yet."""
+        self._services = services
+        self._pool: Pool | None = None
+        self._driver_connection: DriverConnection | None = None
+        self._holds = 0
+        self._entered = 0
+        self._acquiring: asyncio.Lock | None = None
+        self.turns = Turns(services.settings.acquire_timeout, services.waiting)
+        task = current_task()
+        self._holder = Holder(task.get_name() if task is not None else "no task")
+
+    @property
+    def holder(self) -> Holder:
+        """Who holds what this connection leases."""
+        return self._holder
+
+    def __repr__(self) -> str:
+        """Show whose connection it is and what is open on it."""
+        state = "holding" if self._driver_connection is not None else "idle"
+        count = len(self.turns.stack)
+        return f"<Connection of {self._holder.name!r} {state}, {count} transactions open>"
+
+    # -- holding
+
+    async def __aenter__(self) -> Connection:
+        """Hold the connection until the outermost block is left."""
+        await self.hold()
+        self._entered += 1
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Return the connection to the pool at the outermost exit."""
+        if not self._entered:
+            raise NotConnectedError("the connection is left more often than it was entered")
+        self._entered -= 1
+        await self.unhold()
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a connection of the driver is leased, or being leased."""
+        return self._holds > 0
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction of the user's is open on the connection."""
+        return len(self.turns.stack) > (self.turns.base is not None)
+
+    @property
+    def raw_connection(self) -> Any:
+        """The driver's own connection object.
+
+        The session counts as changed from now on, and is reset when it is returned.
+
+        Raises:
+            NotConnectedError: The connection is not held; use it inside ``async with``.
+        """
+        connection = self._driver_connection
+        if connection is None:
+            raise NotConnectedError(
+                "the connection holds no driver connection; "
+                "use `async with database.connection() as connection:`"
+            )
+        connection.dirty = True
+        return connection.raw
+
+    async def hold(self) -> None:
+        """Lease a driver connection with the first hold."""
+        self._holds += 1
+        if self._driver_connection is not None:
+            return
+        try:
+            if self._acquiring is None or self._holds == 1:
+                self._acquiring = asyncio.Lock()
+            async with self._acquiring:
+                if self._driver_connection is None:
+                    pool = self._services.ready_pool()
+                    connection = await pool.acquire()
+                    connection.holder = self._holder
+                    self._pool = pool
+                    self._driver_connection = connection
+                    self._services.note_lease(1)
+        except BaseException:
+            self._holds -= 1
+            raise
+
+    async def unhold(self) -> None:
+        """Return the driver connection with the last hold."""
+        self._holds -= 1
+        connection = self._driver_connection
+        if self._holds or connection is None:
+            return
+        # Nobody else holds or acquires now; whoever comes next leases anew.
+        self._driver_connection = None
+        self._services.note_lease(-1)
+        assert self._pool is not None
+        await self._pool.release(connection)
+
+    def __del__(self) -> None:
+        """Give a connection back whose holder vanished, such as an unfinished transaction's."""
+        connection = self._driver_connection
+        if connection is not None and self._pool is not None:
+            self._services.note_lease(-1)
+            self._pool.drop_unowned(connection)
+
+    # -- transactions
+
+    def transaction(
+        self,
+        *,
+        force_rollback: bool = False,
+        isolation: str | None = None,
+        readonly: bool | None = None,
+        deferrable: bool | None = None,
+        begin: str | None = None,
+        isolation_level: str | None = None,
+    ) -> Transaction:
+        """Return a transaction on this connection, to be started.
+
+        Args:
+            force_rollback: Roll back in the end, whatever happens.
+            isolation: The isolation level, such as ``serializable`` or ``read committed``.
+            readonly: Whether the transaction only reads.
+            deferrable: PostgreSQL: wait for a snapshot that cannot fail to serialize.
+            begin: SQLite: ``deferred``, ``immediate`` or ``exclusive``.
+            isolation_level: Another name of `isolation`.
+        """
+        options = transaction_options(isolation, readonly, deferrable, begin, isolation_level)
+        return Transaction(lambda: self, options, force_rollback=force_rollback)
+
+    def inner_transaction(self, transaction: Transaction) -> Transaction | None:
+        """Return the innermost transaction if it is not `transaction` itself."""
+        innermost = self.turns.stack[-1] if self.turns.stack else None
+        return None if innermost is transaction else innermost
+
+    async def push_transaction(self, transaction: Transaction) -> None:
+        """Begin `transaction` inside those that are open. The caller has the turn."""
+        connection = await self._usable()
+        try:
+            if not self.turns.stack:
+                await connection.begin(transaction.options)
+            else:
+                if transaction.options != TransactionOptions() and not (
+                    # Under force_rollback an application's outermost transaction is a savepoint.
+                    self.turns.base is not None and len(self.turns.stack) == 1
+                ):
+                    raise TransactionError(
+                        "isolation, readonly, deferrable and begin belong to the outermost "
+                        f"transaction; {self.turns.stack[-1]!r} is open already"
+                    )
+                await connection.savepoint()
+        except BaseException:
+            if not self.turns.stack:
+                await self._undo(connection)
+            raise
+        transaction._state = "open"
+        self.turns.stack.append(transaction)
+
+    async def commit_transaction(self, transaction: Transaction) -> list[Callable[[], Any]]:
+        """Commit the innermost transaction; return the callbacks that are due now.
+
+        The caller has the turn.
+        """
+        connection = self._leased()
+        outermost = self.turns.stack[0] is transaction
+        try:
+            if outermost:
+                await connection.commit()
+            else:
+                await connection.release_savepoint()
+        except BaseException:
+            if outermost:
+                await self._undo(connection)
+            else:
+                await self._undo_savepoint(connection)
+            self._forget(transaction, "rolled back")
+            raise
+        callbacks, transaction._on_commit = transaction._on_commit, []
+        self._forget(transaction, "committed")
+        if self.in_transaction:
+            self.turns.stack[-1]._on_commit += callbacks
+            return []
+        return callbacks
+
+    async def roll_back_transaction(self, transaction: Transaction) -> None:
+        """Roll back `transaction` and those inside it. The caller has the turn."""
+        connection = self._leased()
+        index = self.turns.stack.index(transaction)
+        try:
+            if index == 0:
+                if connection.is_alive() or connection.in_transaction:
+                    await connection.rollback()
+            else:
+                for _ in self.turns.stack[index:]:
+                    await connection.rollback_to_savepoint()
+        except BaseException as error:
+            # The server rolls back what loses its connection. That is no error of a rollback.
+            alive = connection.is_alive()
+            connection.terminate()
+            if not isinstance(error, DatabaseError) or alive:
+                raise
+        finally:
+            self._forget(transaction, "rolled back")
+
+    async def roll_back_out_of_turn(self, transaction: Transaction) -> None:
+        """Roll back a transaction whose block is left while others keep the connection."""
+        connection = self._leased()
+        if self.turns.busy:
+            logger.warning("a connection is cut: its transaction was left while it was in use")
+            connection.terminate()
+            self._forget(transaction, "rolled back")
+        else:
+            self.turns.busy = True
+            try:
+                await self.roll_back_transaction(transaction)
+            finally:
+                self.turns.pass_on()
+        await self.unhold()
+
+    def _forget(self, transaction: Transaction, state: str) -> None:
+        """Take `transaction` and those inside it off the stack."""
+        index = self.turns.stack.index(transaction)
+        for ended in self.turns.stack[index:]:
+            ended._state = state if ended is transaction else "rolled back"
+            ended._on_commit.clear()
+            if ended is not transaction:
+                self._holds -= 1  # what the inner one held; the outer one still holds
+        del self.turns.stack[index:]
+        self.turns.note_end()
+
+    async def _undo(self, connection: DriverConnection) -> None:
+        """Leave no transaction behind after BEGIN or COMMIT has failed."""
+        try:
+            if not connection.is_alive():
+                connection.terminate()
+            elif connection.in_transaction:
+                await connection.rollback()
+        except BaseException as error:
+            connection.terminate()
+            if not isinstance(error, Exception):
+                raise
+
+    async def _undo_savepoint(self, connection: DriverConnection) -> None:
+        try:
+            await connection.rollback_to_savepoint()
+        except BaseException as error:
+            # Whether the savepoint is there is unknown; nothing may be committed around it.
+            connection.terminate()
+            if not isinstance(error, Exception):
+                raise
+
+    async def start_base(self) -> None:
+        """Begin the transaction that is rolled back in the end (``force_rollback``)."""
+        transaction = self.transaction(force_rollback=True)
+        await transaction.start()
+        transaction._task = None  # no task's in particular: every task works inside it
+        self.turns.base = transaction
+
+    async def end_base(self) -> None:
+        """Roll everything back."""
+        base, self.turns.base = self.turns.base, None
+        if base is not None and base.is_open:
+            await base._end(commit=False, task=current_task(), leaving=True)
+
+    # -- queries
+
+    def _leased(self) -> DriverConnection:
+        connection = self._driver_connection
+        if connection is None:
+            raise NotConnectedError("the connection was returned to the pool; hold it again")
+        return connection
+
+    async def _usable(self) -> DriverConnection:
+        """Return the leased connection, or another where it was lost outside a transaction."""
+        connection = self._leased()
+        if self.turns.stack or connection.is_alive():
+            return connection
+        assert self._pool is not None
+        replacement = await self._services.ready_pool().acquire()
+        replacement.holder = self._holder
+        self._driver_connection = replacement
+        connection.suspect = True
+        await self._pool.release(connection)
+        return replacement
+
+    def _perform(
+        self,
+        operation: str,
+        query: Query,
+        values: Values | None,
+        timeout: float | None,
+        finish: Finish | None = None,
+    ) -> Coroutine[Any, Any, Any]:
+        transaction = current_transaction(self) if self.turns.stack else None
+        task = current_task()
+        seconds = self._services.settings.command_timeout if timeout is None else timeout
+        run = self._run(operation, query, values, finish, transaction, task)
+        return run if seconds is None else limited(run, seconds)
+
+    async def _run(
+        self,
+        operation: str,
+        query: Query,
+        values: Values | None,
+        finish: Finish | None,
+        transaction: Transaction | None,
+        task: asyncio.Task[Any] | None,
+    ) -> Any:
+        await self.hold()
+        try:
+            if self.turns.busy or self.turns.stack:
+                await self.turns.take(transaction, task)
+            else:
+                self.turns.busy = True
+            try:
+                connection = await self._usable()
+                run = run_query(self._services, connection, operation, query, values, finish)
+                guard = self._guard(connection)
+                if guard is None:
+                    return await run
+                async with guard:
+                    return await run
+            finally:
+                self.turns.pass_on()
+        finally:
+            await self.unhold()
+
+    def _guard(self, connection: DriverConnection) -> StatementGuard | None:
+        """Keep an error outside the user's transactions from spoiling the base one."""
+        if (
+            self.turns.base is not None
+            and len(self.turns.stack) == 1
+            and connection.errors_spoil_transactions
+        ):
+            return StatementGuard(connection)
+        return None
+
+    def execute_many(
+        self,
+        query: Query,
+        values: Iterable[Values],
+        *,
+        timeout: float | None = None,
+    ) -> Coroutine[Any, Any, None]:
+        """Run a statement once for each mapping of `values`, all or nothing.
+
+        The rows are sent in batches, in as few round trips as the driver can: in a transaction
+        of their own, or in a savepoint inside one that is open.
+
+        Args:
+            query: SQL with ``:name`` parameters, or a SQLAlchemy expression.
+            values: Mappings; neighbours with the same keys form a batch.
+            timeout: Seconds until the whole is cancelled and undone.
+        """
+        return self._perform("execute_many", query, check_rows(values), timeout)
+
+    def iterate(
+        self,
+        query: Query,
+        values: Values | None = None,
+        *,
+        batch_size: int | None = None,
+        timeout: float | None = None,
+    ) -> AsyncGenerator[Record, None]:
+        """Yield the records one by one, in constant memory; other queries may run meanwhile.
+
+        On MySQL, the first other query on this connection reads the rest into memory.
+
+        Args:
+            query: SQL with ``:name`` parameters, or a SQLAlchemy expression.
+            values: One value for each parameter.
+            batch_size: Records that are fetched at once, 500 by default.
+            timeout: Seconds that one fetch may take.
+        """
+        size = check_batch_size(batch_size)
+        transaction = current_transaction(self) if self.turns.stack else None
+        seconds = self._services.settings.command_timeout if timeout is None else timeout
+        return self._iterate(query, values, size, seconds, transaction, current_task())
+
+    async def _iterate(
+        self,
+        query: Query,
+        values: Values | None,
+        size: int,
+        seconds: float | None,
+        transaction: Transaction | None,
+        task: asyncio.Task[Any] | None,
+    ) -> AsyncGenerator[Record, None]:
+        async def in_turn(step: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+            await self.turns.take(transaction, task)
+            try:
+                guard = self._guard(connection)
+                if guard is None:
+                    return await step()
+                async with guard:
+                    return await step()
+            finally:
+                self.turns.pass_on()
+
+        await self.hold()
+        try:
+            self._services.log_query(query, values)
+            plan, args, _ = self._services.query_cache.prepare(query, values)
+            connection = await self._usable()
+            note_session(connection, plan)
+            hold = not connection.in_transaction
+            cursor = await limited(
+                in_turn(lambda: connection.open_cursor(plan, args, hold=hold)), seconds
+            )
+            try:
+                while records := await limited(in_turn(lambda: cursor.fetch(size)), seconds):
+                    for record in records:
+                        yield record
+            except BaseException:
+                # Left early, cancelled or failed: whatever is wrong shows when it is returned.
+                try:
+                    await in_turn(cursor.close)
+                except BaseException as error:
+                    connection.suspect = True
+                    if not connection.in_transaction:
+                        connection.terminate()
+                    if not isinstance(error, Exception):
+                        raise
+                raise
+            await in_turn(cursor.close)
+        finally:
+            await self.unhold()
+
+
+class StatementGuard:
+    """A savepoint around one statement."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: DriverConnection) -> None:
+        """Guard a statement on `connection`."""
+        self._connection = connection
+
+    async def __aenter__(self) -> None:
+        """Open the savepoint."""
+        await self._connection.savepoint()
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Release the savepoint, or go back to it after an error."""
+        connection = self._connection
+        if not connection.in_transaction:
+            return
+        if exc_type is None:
+            await connection.release_savepoint()
+            return
+        try:
+            await connection.rollback_to_savepoint()
+        except BaseException as error:
+            connection.terminate()
+            if not isinstance(error, Exception):
+                raise

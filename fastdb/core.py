@@ -1,0 +1,8 @@
+"""Where users of the predecessor import the main classes from."""
+
+from fastdb.connection import Connection
+from fastdb.database import Database
+from fastdb.transaction import Transaction
+from fastdb.url import DatabaseURL
+
+__all__ = ["Connection", "Database", "DatabaseURL", "Transaction"]

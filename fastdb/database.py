@@ -1,0 +1,476 @@
+"""Database: its life, the connection that belongs to each task, and the query methods."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from fastdb._speedups import QueryCache
+from fastdb.compiler import Compiler
+from fastdb.connection import Connection
+from fastdb.drivers import load_driver
+from fastdb.exceptions import EventLoopError, NotConnectedError
+from fastdb.options import split_options
+from fastdb.pool import Pool
+from fastdb.queries import (
+    Queries,
+    check_batch_size,
+    check_rows,
+    limited,
+    note_session,
+    run_query,
+    transaction_options,
+)
+from fastdb.transaction import Transaction, current_task
+from fastdb.url import DatabaseURL
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Coroutine, Iterable
+    from types import TracebackType
+
+    import sqlalchemy
+
+    from fastdb._speedups import Record
+    from fastdb.drivers.base import Driver
+    from fastdb.options import Options
+    from fastdb.queries import Finish, Query, Values
+
+__all__ = ["Database"]
+
+logger = logging.getLogger("fastdb")
+
+
+class ForceRollback:
+    """The setting ``Database.force_rollback``: a truth value, and a block that turns it on."""
+
+    __slots__ = ("_database",)
+
+    def __init__(self, database: Database) -> None:
+        """Stand for the setting of `database`."""
+        self._database = database
+
+    def __bool__(self) -> bool:
+        """Return the setting."""
+        return self._database._force_rollback
+
+    def __eq__(self, other: object) -> bool:
+        """Compare as the truth value."""
+        return bool(self) == other
+
+    __hash__ = None  # type: ignore[assignment]  # it changes
+
+    def __repr__(self) -> str:
+        """Show the setting."""
+        return repr(bool(self))
+
+    def __call__(self) -> ForceRollbackBlock:
+        """Return a block in which ``connect()`` forces a rollback."""
+        return ForceRollbackBlock(self._database)
+
+
+class ForceRollbackBlock:
+    """Turn ``force_rollback`` on for the connects of a ``with`` block."""
+
+    __slots__ = ("_before", "_database")
+
+    def __init__(self, database: Database) -> None:
+        """Stand for a block of `database`."""
+        self._database = database
+        self._before = False
+
+    def __enter__(self) -> None:
+        """Turn the setting on."""
+        self._before = self._database._force_rollback
+        self._database._force_rollback = True
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Put the setting back."""
+        self._database._force_rollback = self._before
+
+
+class Database(Queries):
+    """A database, its pool of connections and its cache of compiled queries.
+
+    Connect it once per process and event loop; then run queries from any task::
+
+        async with Database("postgresql://localhost/app") as database:
+            await database.fetch_all("SELECT * FROM notes WHERE id > :id", {"id": 7})
+    """
+
+    def __init__(
+        self,
+        url: str | DatabaseURL | sqlalchemy.URL,
+        *,
+        force_rollback: bool = False,
+        **options: Any,
+    ) -> None:
+        """Describe a database; nothing is connected yet.
+
+        Args:
+            url: Such as ``postgresql://user:password@host:5432/name?min_size=2``.
+            force_rollback: Let everything happen on one connection, in a transaction that
+                ``disconnect()`` rolls back; for tests.
+            options: Options of the pool and of the driver's ``connect``; they win over the URL's.
+
+        Raises:
+            InvalidURLError: The URL cannot be read.
+            OptionError: The scheme or an option is unknown, or a value is none that it takes.
+            DriverNotInstalledError: The driver's package is missing.
+        """
+        self.url = DatabaseURL(url)
+        self.options = dict(options)
+        self._force_rollback = bool(force_rollback)
+        self.settings, driver_options = split_options(self.url.options, options)
+        driver_class = load_driver(self.url.scheme)
+        self._driver: Driver = driver_class(self.url, driver_options)
+        self._pool_options = self.settings
+        if self._driver.single_connection:
+            self._pool_options = single_connection_options(self.settings)
+        self.query_cache = QueryCache(
+            Compiler(
+                self._driver.sqlalchemy_dialect, self._driver.lexical, self._driver.paramstyle
+            ),
+            self.settings.query_cache_size,
+        )
+        self._pool: Pool | None = None
+        self._changing: asyncio.Lock | None = None
+        self._changing_loop: asyncio.AbstractEventLoop | None = None
+        self._connections: weakref.WeakKeyDictionary[asyncio.Task[Any], Connection] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._leases = 0
+        self._global: Connection | None = None
+        self.waiting: dict[asyncio.Task[Any], Transaction] = {}
+
+    def __repr__(self) -> str:
+        """Show the URL with its password masked."""
+        return f"Database({self.url.obscure_password!r})"
+
+    # -- life
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the database is connected."""
+        return self._pool is not None
+
+    @property
+    def pool(self) -> Pool:
+        """The pool of connections; ``pool.stats()`` gives its figures.
+
+        Raises:
+            NotConnectedError: The database is not connected.
+        """
+        if self._pool is None:
+            raise NotConnectedError(
+                "the database is not connected; call `await database.connect()` first, "
+                "or use `async with database:`"
+            )
+        return self._pool
+
+    @property
+    def force_rollback(self) -> ForceRollback:
+        """Whether ``connect()`` begins a transaction that ``disconnect()`` rolls back.
+
+        Settable; ``with database.force_rollback():`` turns it on for a block.
+        """
+        return ForceRollback(self)
+
+    @force_rollback.setter
+    def force_rollback(self, value: bool) -> None:
+        self._force_rollback = bool(value)
+
+    async def __aenter__(self) -> Database:
+        """Connect."""
+        await self.connect()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Disconnect."""
+        await self.disconnect()
+
+    async def connect(self) -> None:
+        """Open the pool; do nothing where it is open.
+
+        Raises:
+            ConnectionFailedError: The server cannot be reached, or does not let us in.
+            EventLoopError: The database is connected on another, running event loop.
+        """
+        async with self._change():
+            loop = asyncio.get_running_loop()
+            if self._pool is not None:
+                if self._pool.loop is loop:
+                    return
+                if not self._pool.loop.is_closed():
+                    raise _other_loop()
+                # Its loop ended without disconnect(): nothing there can be closed in order.
+                self._pool.abandon()
+                self._forget_pool()
+            pool = Pool(self._driver.connect, self._pool_options)
+            await pool.open()
+            self._pool = pool
+            if self._force_rollback:
+                self._global = Connection(self)
+                try:
+                    await self._global.start_base()
+                except BaseException:
+                    self._forget_pool()
+                    await pool.close(0)
+                    raise
+        logger.info("connected to %s", self.url.obscure_password)
+
+    def disconnect(self, timeout: float | None = 10.0) -> Coroutine[Any, Any, None]:
+        """Close the pool; do nothing where it is closed.
+
+        Args:
+            timeout: Seconds to wait for connections that are in use; then they are cut. The
+                caller's own is cut at once.
+        """
+        return self._disconnect(timeout, current_task())
+
+    async def _disconnect(self, timeout: float | None, task: asyncio.Task[Any] | None) -> None:
+        async with self._change():
+            pool, connection = self._pool, self._global
+            if pool is None:
+                return
+            if pool.loop is not asyncio.get_running_loop():
+                if not pool.loop.is_closed():
+                    raise _other_loop()
+                pool.abandon()
+                self._forget_pool()
+                return
+            own = self._connections.get(task) if task is not None else None
+            try:
+                if connection is not None:
+                    async with asyncio.timeout(timeout):
+                        await connection.end_base()
+            except TimeoutError:
+                logger.warning("the forced rollback took longer than %s s", timeout)
+            finally:
+                self._forget_pool()
+                await pool.close(timeout, spare=own.holder if own is not None else None)
+        logger.info("disconnected from %s", self.url.obscure_password)
+
+    def _change(self) -> asyncio.Lock:
+        """Return the lock of connect and disconnect on this event loop."""
+        loop = asyncio.get_running_loop()
+        if self._changing is None or self._changing_loop is not loop:
+            self._changing, self._changing_loop = asyncio.Lock(), loop
+        return self._changing
+
+    def _forget_pool(self) -> None:
+        self._pool = None
+        self._global = None
+        self._leases = 0
+        self._connections.clear()
+
+    # -- what a Connection needs
+
+    def ready_pool(self) -> Pool:
+        """Return the pool, after checking that it is open and on this event loop."""
+        pool = self._pool
+        if pool is None:
+            return self.pool  # raises
+        if pool.loop is not asyncio.get_running_loop():
+            raise _other_loop()
+        return pool
+
+    def note_lease(self, change: int) -> None:
+        """Count the Connections that hold a lease."""
+        self._leases += change
+
+    def log_query(self, query: Query, values: object) -> None:
+        """Write a query to the log where anybody listens."""
+        level = logging.INFO if self.settings.echo else logging.DEBUG
+        if logger.isEnabledFor(level):
+            if self.settings.log_values:
+                logger.log(level, "%s %r", query, values)
+            else:
+                logger.log(level, "%s", query)
+
+    # -- the task's connection
+
+    def connection(self) -> Connection:
+        """Return the connection of the running task.
+
+        It is leased from the pool at the first use and returned at the outermost exit. Nested
+        uses in one task are the same object.
+
+        Raises:
+            NotConnectedError: Called outside of any task.
+        """
+        if self._global is not None:
+            return self._global
+        task = current_task()
+        if task is None:
+            raise NotConnectedError("a connection belongs to a task; no task is running here")
+        connection = self._connections.get(task)
+        if connection is None:
+            connection = self._connections[task] = Connection(self)
+        return connection
+
+    def _held_connection(self) -> Connection | None:
+        """Return the connection that the running task holds, if it does."""
+        if self._global is not None:
+            return self._global
+        if not self._leases:
+            return None
+        task = current_task()
+        if task is None:
+            return None
+        connection = self._connections.get(task)
+        return connection if connection is not None and connection.is_held else None
+
+    def transaction(
+        self,
+        *,
+        force_rollback: bool = False,
+        isolation: str | None = None,
+        readonly: bool | None = None,
+        deferrable: bool | None = None,
+        begin: str | None = None,
+        isolation_level: str | None = None,
+    ) -> Transaction:
+        """Return a transaction on the connection of the task that starts it.
+
+        Use it as ``async with database.transaction():``, as a decorator of async functions, or by
+        hand: ``transaction = await database.transaction()``.
+
+        Args:
+            force_rollback: Roll back in the end, whatever happens.
+            isolation: The isolation level, such as ``serializable`` or ``read committed``.
+            readonly: Whether the transaction only reads.
+            deferrable: PostgreSQL: wait for a snapshot that cannot fail to serialize.
+            begin: SQLite: ``deferred``, ``immediate`` or ``exclusive``.
+            isolation_level: Another name of `isolation`.
+        """
+        options = transaction_options(isolation, readonly, deferrable, begin, isolation_level)
+        return Transaction(self.connection, options, force_rollback=force_rollback)
+
+    # -- queries
+
+    def _perform(
+        self,
+        operation: str,
+        query: Query,
+        values: Any,
+        timeout: float | None,
+        finish: Finish | None = None,
+    ) -> Coroutine[Any, Any, Any]:
+        connection = self._held_connection()
+        if connection is not None:
+            return connection._perform(operation, query, values, timeout, finish)
+        run = self._run(operation, query, values, finish)
+        seconds = self.settings.command_timeout if timeout is None else timeout
+        return run if seconds is None else limited(run, seconds)
+
+    async def _run(self, operation: str, query: Query, values: Any, finish: Finish | None) -> Any:
+        """Run one operation on a connection that is leased for it alone."""
+        pool = self.ready_pool()
+        connection = await pool.acquire()
+        try:
+            return await run_query(self, connection, operation, query, values, finish)
+        finally:
+            if not pool.put(connection):
+                await pool.release(connection)
+
+    def execute_many(
+        self, query: Query, values: Iterable[Values], *, timeout: float | None = None
+    ) -> Coroutine[Any, Any, None]:
+        """Run a statement once for each mapping of `values`, all or nothing.
+
+        The rows are sent in batches, in as few round trips as the driver can: in a transaction
+        of their own, or in a savepoint inside one that is open.
+
+        Args:
+            query: SQL with ``:name`` parameters, or a SQLAlchemy expression.
+            values: Mappings; neighbours with the same keys form a batch.
+            timeout: Seconds until the whole is cancelled and undone.
+        """
+        return self._perform("execute_many", query, check_rows(values), timeout)
+
+    def iterate(
+        self,
+        query: Query,
+        values: Values | None = None,
+        *,
+        batch_size: int | None = None,
+        timeout: float | None = None,
+    ) -> AsyncGenerator[Record, None]:
+        """Yield the records one by one, in constant memory; other queries may run meanwhile.
+
+        Inside a transaction it uses the transaction's connection. Outside one it leases a
+        connection of its own (on SQLite: the task's), so that statements in the body are
+        committed one by one.
+
+        Args:
+            query: SQL with ``:name`` parameters, or a SQLAlchemy expression.
+            values: One value for each parameter.
+            batch_size: Records that are fetched at once, 500 by default.
+            timeout: Seconds that one fetch may take.
+        """
+        connection = self._held_connection()
+        if not self._driver.streams_apart and connection is None and current_task() is not None:
+            connection = self.connection()
+        if connection is not None and (
+            not self._driver.streams_apart
+            or connection is self._global
+            or connection.in_transaction
+        ):
+            return connection.iterate(query, values, batch_size=batch_size, timeout=timeout)
+        size = check_batch_size(batch_size)
+        seconds = self.settings.command_timeout if timeout is None else timeout
+        return self._iterate_apart(query, values, size, seconds)
+
+    async def _iterate_apart(
+        self, query: Query, values: Values | None, size: int, seconds: float | None
+    ) -> AsyncGenerator[Record, None]:
+        """Iterate on a connection that is leased for it alone."""
+        pool = self.ready_pool()
+        connection = await pool.acquire()
+        connection.holder = f"iterate({query!s:.60})"
+        try:
+            self.log_query(query, values)
+            plan, args, _ = self.query_cache.prepare(query, values)
+            note_session(connection, plan)
+            cursor = await limited(connection.open_cursor(plan, args, hold=False), seconds)
+            try:
+                while records := await limited(cursor.fetch(size), seconds):
+                    for record in records:
+                        yield record
+            finally:
+                await cursor.close()
+        except GeneratorExit:
+            raise
+        except BaseException:
+            connection.suspect = True
+            raise
+        finally:
+            await pool.release(connection)
+
+
+def single_connection_options(options: Options) -> Options:
+    """Return the options of a pool that keeps its one connection for as long as it is open."""
+    import dataclasses
+
+    return dataclasses.replace(
+        options, min_size=1, max_size=1, max_lifetime=None, idle_timeout=None, max_queries=None
+    )
+
+
+def _other_loop() -> EventLoopError:
+    return EventLoopError(
+        "the database is connected on another event loop; use it there, "
+        "or make one Database for each loop"
+    )

@@ -1,0 +1,249 @@
+"""The only interface that a driver fulfils.
+
+A :class:`Driver` belongs to one Database: it knows the URL and the options and opens connections.
+A :class:`DriverConnection` wraps one connection of the driver's package. Its operations take a
+:class:`~fastdb.compiler.QueryPlan` with the positional arguments for it, and give records.
+
+Three rules hold for every operation:
+
+* Failures of the driver or the server are raised as :mod:`fastdb.exceptions`, made by
+  :func:`fastdb.exceptions.from_driver`; exceptions of the user's code (converters) pass unchanged.
+* An operation that is cancelled leaves the connection ready for the next one, or closed
+  (:meth:`DriverConnection.is_alive` tells). No later operation ever sees its answer, and the
+  statement does not go on running on the server.
+* Operations on one connection never overlap; the caller sees to that.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from sqlalchemy.engine import Dialect
+
+    from fastdb._speedups import QueryPlan, Record
+    from fastdb.sql_text import Lexical
+    from fastdb.url import DatabaseURL
+
+    Args = tuple[Any, ...]
+    Batch = tuple[QueryPlan, list[Args]]
+
+
+class Outcome(NamedTuple):
+    """What one executed statement gave.
+
+    Attributes:
+        rows: The records, where the statement returns rows; otherwise empty.
+        rowcount: Rows matched or changed, -1 where the driver does not know.
+        lastrowid: The key that the server generated for *this* statement, else None.
+    """
+
+    rows: list[Record]
+    rowcount: int
+    lastrowid: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionOptions:
+    """How a transaction begins. None is the server's default."""
+
+    isolation: str | None = None
+    readonly: bool | None = None
+    deferrable: bool | None = None
+    begin: str | None = None
+
+
+class Driver(ABC):
+    """Open connections to one database.
+
+    Attributes:
+        dialect: SQLAlchemy's name of the dialect: ``postgresql``, ``mysql`` or ``sqlite``.
+        paramstyle: SQLAlchemy's name of how parameters stand in the SQL that the driver takes.
+        streams_apart: Whether an iteration outside a transaction takes a connection of its own.
+        single_connection: Whether the database lives on one connection (SQLite in memory).
+    """
+
+    dialect: ClassVar[str]
+    paramstyle: ClassVar[str]
+    streams_apart: ClassVar[bool] = True
+    single_connection: bool = False
+
+    @abstractmethod
+    def __init__(self, url: DatabaseURL, options: Mapping[str, Any]) -> None:
+        """Check `options` (the URL's own, overlaid by the caller's; the pool's are taken out).
+
+        Values out of a URL are strings. Nothing is connected yet.
+
+        Raises:
+            OptionError: An option is unknown, or its value is none that it takes.
+        """
+
+    @classmethod
+    @abstractmethod
+    def option_names(cls) -> frozenset[str]:
+        """Return the names of the options that the driver takes."""
+
+    @abstractmethod
+    def lexical(self) -> Lexical:
+        """Return the lexical rules of the server's SQL, known once a connection was made."""
+
+    @abstractmethod
+    def sqlalchemy_dialect(self) -> Dialect:
+        """Return the dialect that compiles expressions; imports SQLAlchemy at the first call."""
+
+    @abstractmethod
+    async def connect(self) -> DriverConnection:
+        """Open a connection; cancelled or failed half-way, it leaves none behind."""
+
+
+class DriverCursor(ABC):
+    """A result that is read piece by piece."""
+
+    @abstractmethod
+    async def fetch(self, size: int) -> list[Record]:
+        """Return up to `size` further records; an empty list at the end."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Give the result up; the connection is then ready for other statements."""
+
+
+class DriverConnection(ABC):
+    """One connection of the driver.
+
+    Attributes:
+        raw: The driver's own connection object.
+        dirty: Whether the session may differ from a fresh one; the pool then resets it.
+        suspect: Whether something failed unexpectedly; the pool then checks it.
+        created_at: ``loop.time()`` when it was opened (the pool's).
+        idle_since: ``loop.time()`` when it was last returned (the pool's).
+        uses: How often it was lent (the pool's).
+        expires_at: ``loop.time()`` after which it is replaced (the pool's).
+        holder: Who has leased it for more than one query, for messages.
+        counts_inserts: Whether a raw insert without a generated key gives the number of rows.
+        errors_spoil_transactions: Whether a failed statement spoils the transaction around it.
+    """
+
+    counts_inserts: ClassVar[bool] = False
+    errors_spoil_transactions: ClassVar[bool] = False
+
+    __slots__ = (
+        "created_at",
+        "dirty",
+        "expires_at",
+        "holder",
+        "idle_since",
+        "raw",
+        "suspect",
+        "uses",
+    )
+
+    def __init__(self, raw: Any) -> None:
+        self.raw = raw
+        self.dirty = False
+        self.suspect = False
+        self.created_at = 0.0
+        self.idle_since = 0.0
+        self.uses = 0
+        self.expires_at = float("inf")
+        self.holder: object | None = None
+
+    # -- queries
+
+    @abstractmethod
+    async def fetch_all(self, plan: QueryPlan, args: Args) -> list[Record]:
+        """Return every row."""
+
+    @abstractmethod
+    async def fetch_one(self, plan: QueryPlan, args: Args) -> Record | None:
+        """Return the first row, or None; the rest of the result is discarded."""
+
+    @abstractmethod
+    async def execute(self, plan: QueryPlan, args: Args) -> Outcome:
+        """Run one statement, whether it returns rows or not."""
+
+    @abstractmethod
+    async def execute_many(self, batches: Iterator[Batch]) -> None:
+        """Run every batch, all or nothing.
+
+        Outside a transaction the batches make one of their own; inside one they make a savepoint
+        of their own. `batches` runs the user's code: take the next one on the event loop only
+        (never in a thread), and hold no more than one or two at a time.
+        """
+
+    @abstractmethod
+    async def open_cursor(self, plan: QueryPlan, args: Args, *, hold: bool) -> DriverCursor:
+        """Start a result that is read in pieces, in constant memory.
+
+        Args:
+            plan: The query.
+            args: Its arguments.
+            hold: No transaction is open and none may be opened (a connection that the user
+                holds): the cursor lives outside one. Statements run while it is open are
+                committed one by one.
+        """
+
+    # -- transactions; the caller nests them properly
+
+    @property
+    @abstractmethod
+    def in_transaction(self) -> bool:
+        """Whether the session is in a transaction, known without a round trip."""
+
+    @abstractmethod
+    async def begin(self, options: TransactionOptions) -> None:
+        """Begin the outermost transaction.
+
+        Raises:
+            NotSupportedError: This database cannot honour one of `options`.
+        """
+
+    @abstractmethod
+    async def commit(self) -> None:
+        """Commit the outermost transaction; a COMMIT that became a ROLLBACK raises."""
+
+    @abstractmethod
+    async def rollback(self) -> None:
+        """Roll back the outermost transaction and every savepoint in it; none open: do nothing."""
+
+    @abstractmethod
+    async def savepoint(self) -> None:
+        """Open a savepoint inside the innermost one."""
+
+    @abstractmethod
+    async def release_savepoint(self) -> None:
+        """Keep what happened since the innermost savepoint."""
+
+    @abstractmethod
+    async def rollback_to_savepoint(self) -> None:
+        """Undo what happened since the innermost savepoint, and end it."""
+
+    # -- the connection's life
+
+    @abstractmethod
+    def is_alive(self) -> bool:
+        """Return whether the connection can be used, as far as can be told without a round trip.
+
+        True only if it is open, idle, and the peer has neither closed it nor sent anything that
+        announces its end; a zero-timeout look at the socket is allowed.
+        """
+
+    @abstractmethod
+    async def check(self) -> None:
+        """Ask the server with a round trip; raise where it does not answer as it should."""
+
+    @abstractmethod
+    async def reset(self) -> None:
+        """Bring the session back to what it was after :meth:`Driver.connect`, `init` included."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Close in good order. Never raises for a connection that is already gone."""
+
+    @abstractmethod
+    def terminate(self) -> None:
+        """Close at once, without awaiting anything; what is not committed is lost."""

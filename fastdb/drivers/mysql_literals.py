@@ -1,0 +1,293 @@
+"""Values as SQL literals, and single-row inserts as multi-row ones.
+
+MySQL's text protocol has no parameters: the client writes them into the statement. The drivers'
+own writers are not used as they stand: aiomysql 0.3.2 calls ``escape_bytes_prefixed``, which
+PyMySQL 1.2 replaced by a string, so that any ``bytes`` ends in a TypeError; older ones write
+``bytes`` as an escaped string, which is unsafe to mix with text, and negative intervals wrongly.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from enum import Enum
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import UUID
+
+from fastdb.exceptions import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from types import ModuleType
+
+    Encoders = Mapping[Any, Callable[..., Any]]
+
+__all__ = ["InsertShape", "LiteralWriter", "insert_shape"]
+
+
+def _boolean(value: Any) -> str:
+    return "1" if value else "0"
+
+
+def _integer(value: Any) -> str:
+    try:
+        return int.__repr__(value)
+    except ValueError:  # more digits than sys.set_int_max_str_digits() allows
+        raise DataError("cannot send an integer of thousands of digits to MySQL") from None
+
+
+def _float(value: Any) -> str:
+    text = float.__repr__(value)
+    if text in ("inf", "-inf", "nan"):
+        raise DataError(f"cannot send the float {text} to MySQL, which has no such value")
+    # The exponent makes the literal a DOUBLE; without it the server reads a DECIMAL.
+    return text if "e" in text else f"{text}e0"
+
+
+def _decimal(value: Any) -> str:
+    if not value.is_finite():
+        raise DataError(f"cannot send the Decimal {value} to MySQL, which has no such value")
+    if abs(value.adjusted()) > 1000:
+        raise DataError(f"cannot send {value!r} to MySQL; a DECIMAL has 65 digits at most")
+    return format(value, "f")
+
+
+def _binary(value: Any) -> str:
+    # Hexadecimal is safe under every charset and sql_mode; _binary keeps it a string where the
+    # server would take a plain X'..' for a number.
+    return f"_binary X'{bytes(value).hex()}'"
+
+
+def _null(value: Any) -> str:
+    return "NULL"
+
+
+def _datetime(value: Any) -> str:
+    return f"'{_day(value)} {_clock(value)}'"
+
+
+def _date(value: Any) -> str:
+    return f"'{_day(value)}'"
+
+
+def _time(value: Any) -> str:
+    return f"'{_clock(value)}'"
+
+
+def _day(value: Any) -> str:
+    return f"{value.year:04}-{value.month:02}-{value.day:02}"
+
+
+def _clock(value: Any) -> str:
+    text = f"{value.hour:02}:{value.minute:02}:{value.second:02}"
+    return f"{text}.{value.microsecond:06}" if value.microsecond else text
+
+
+def _interval(value: Any) -> str:
+    sign = "-" if value.days < 0 else ""
+    size = abs(value)
+    minutes, seconds = divmod(size.seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    text = f"{sign}{hours + size.days * 24:02}:{minutes:02}:{seconds:02}"
+    return f"'{text}.{size.microseconds:06}'" if size.microseconds else f"'{text}'"
+
+
+def _struct_time(value: Any) -> str:
+    return _datetime(datetime.datetime(*value[:6]))
+
+
+def _string(value: Any, backslashes: bool) -> str:
+    text = str.__str__(value)  # an Enum's or a subclass's own __str__ is not its value
+    if backslashes:
+        text = text.replace("\\", "\\\\")
+    # A doubled quote is right under either rule.
+    return "'" + text.replace("'", "''") + "'"
+
+
+# The names that PyMySQL and asyncmy give their writers, and what stands in for each.
+_REPLACED: dict[str, Callable[[Any], str]] = {
+    "escape_bool": _boolean,
+    "escape_int": _integer,
+    "escape_float": _float,
+    "escape_bytes": _binary,
+    "escape_bytes_prefixed": _binary,
+    "escape_None": _null,
+    "escape_timedelta": _interval,
+    "escape_time": _time,
+    "escape_datetime": _datetime,
+    "escape_date": _date,
+    "escape_struct_time": _struct_time,
+    "Decimal2Literal": _decimal,
+    "decimal2literal": _decimal,
+}
+_SEQUENCES = ("escape_sequence", "escape_set", "escape_dict", "escape_not_supported")
+
+
+class LiteralWriter:
+    """Write values as literals, by the encoders of a driver's package.
+
+    An encoder that a user put in place of the package's own is honoured; the package's own are
+    replaced by those of this module.
+
+    Args:
+        converters: ``pymysql.converters`` or ``asyncmy.converters``.
+    """
+
+    def __init__(self, converters: ModuleType) -> None:
+        self._replaced: dict[int, Callable[[Any], str]] = {}
+        for name, function in _REPLACED.items():
+            if callable(theirs := getattr(converters, name, None)):
+                self._replaced[id(theirs)] = function
+        self._strings = {
+            id(theirs)
+            for name in ("escape_string", "escape_str")
+            if callable(theirs := getattr(converters, name, None))
+        }
+        self._sequences = {
+            id(theirs) for name in _SEQUENCES if callable(theirs := getattr(converters, name, None))
+        }
+
+    def literals(
+        self, args: Iterable[Any], encoders: Encoders, backslashes: bool
+    ) -> tuple[str, ...]:
+        """Return the literal of each value.
+
+        Args:
+            args: The values.
+            encoders: A writer for each type.
+            backslashes: Whether a backslash escapes in strings (not so under
+                ``NO_BACKSLASH_ESCAPES``).
+
+        Raises:
+            DataError: A value is of a type, or is itself, none that MySQL takes.
+        """
+        return tuple([self._literal(value, encoders, backslashes) for value in args])
+
+    def _literal(self, value: Any, encoders: Encoders, backslashes: bool) -> str:
+        encoder = encoders.get(type(value))
+        if encoder is None:
+            found = self._inherited(value, encoders)
+            if isinstance(found, str):
+                return found
+            encoder = found
+        key = id(encoder)
+        if key in self._strings:
+            return _string(value, backslashes)
+        function = self._replaced.get(key)
+        if function is not None:
+            return function(value)
+        if key in self._sequences:
+            return self._sequence(value, encoders, backslashes)
+        text = encoder(value, encoders)
+        if not isinstance(text, str):
+            raise DataError(
+                f"the encoder of {type(value).__name__} gave {type(text).__name__}; it must give"
+                " the SQL literal as a str"
+            )
+        return text
+
+    def _sequence(self, value: Any, encoders: Encoders, backslashes: bool) -> str:
+        if not isinstance(value, (tuple, list, set, frozenset)):
+            raise _unknown(value)
+        if not value:
+            raise DataError(f"cannot send an empty {type(value).__name__} to MySQL; '()' is no SQL")
+        return "(" + ",".join(self.literals(value, encoders, backslashes)) + ")"
+
+    def _inherited(self, value: Any, encoders: Encoders) -> Callable[..., Any] | str:
+        for base in type(value).__mro__[1:-1]:
+            encoder = encoders.get(base)
+            if encoder is not None:
+                return encoder
+        if isinstance(value, (bytearray, memoryview)):
+            return encoders.get(bytes) or _binary(value)
+        if isinstance(value, UUID):
+            return f"'{value}'"
+        raise _unknown(value)
+
+
+def _unknown(value: Any) -> DataError:
+    kind = type(value)
+    advice = "; send its .value or .name" if isinstance(value, Enum) else ""
+    return DataError(
+        f"cannot send a value of type {kind.__module__}.{kind.__qualname__} to MySQL{advice}"
+    )
+
+
+class InsertShape(NamedTuple):
+    """The three parts of a single-row insert, each still to be formatted with ``%``."""
+
+    head: str
+    group: str
+    tail: str
+
+
+_TOKENS = {
+    backslashes: re.compile(
+        rf"""
+        (?P<string> '(?:[^'{escape}]|''{pair})*+' | "(?:[^"{escape}]|""{pair})*+" | `[^`]*` )
+      | (?P<executed> /\*M?! )
+      | (?P<comment> /\*.*?\*/ | \#[^\n]* | --(?=[\s]|$)[^\n]* )
+      | (?P<parameter> %s )
+      | (?P<word> [A-Za-z_0-9$\u0080-\uffff]+ )
+      | (?P<space> \s+ )
+      | (?P<mark> . )
+        """,
+        re.VERBOSE | re.DOTALL,
+    )
+    for backslashes, escape, pair in ((True, r"\\", r"|\\."), (False, "", ""))
+}
+# In these a row sees the ones before it: rows in one statement would not do the same.
+_ROW_BY_ROW = frozenset({"SELECT", "LAST_INSERT_ID", "LASTVAL", "ROW_COUNT", "FOUND_ROWS"})
+
+
+@lru_cache(maxsize=256)
+def insert_shape(sql: str, backslashes: bool) -> InsertShape | None:
+    """Split a plain single-row ``INSERT|REPLACE … VALUES (…)`` around its row.
+
+    Args:
+        sql: In "format" style.
+        backslashes: Whether a backslash escapes in strings.
+
+    Returns:
+        None where the statement is of another kind: where it has parameters outside the row,
+        several rows, or a row whose value may depend on the one before.
+    """
+    depth = 0
+    first = previous = ""
+    start = end = -1
+    tail_begins = ""
+    for match in _TOKENS[backslashes].finditer(sql):
+        kind, text = match.lastgroup, match.group()
+        if kind in ("space", "comment"):
+            continue
+        if kind == "executed" or (kind == "mark" and text in "'\"`"):
+            return None  # a quote that does not end
+        word = text.upper() if kind == "word" else ""
+        if not first:
+            first = word
+            if word not in ("INSERT", "REPLACE"):
+                return None
+        in_row = start >= 0 and end < 0
+        if kind == "parameter" and not in_row:
+            return None
+        if in_row and (word in _ROW_BY_ROW or text == "@"):
+            return None
+        if end >= 0 and not tail_begins:
+            tail_begins = word or text
+        if text == "(":
+            if depth == 0 and start < 0 and previous in ("VALUES", "VALUE"):
+                start = match.start()
+            depth += 1
+        elif text == ")":
+            depth -= 1
+            if depth < 0:
+                return None
+            if depth == 0 and in_row:
+                end = match.end()
+        elif word in ("SELECT", "SET", "WITH") and depth == 0 and start < 0:
+            return None
+        previous = word
+    if end < 0 or depth or tail_begins not in ("", ";", "ON", "AS", "RETURNING"):
+        return None
+    return InsertShape(sql[:start], sql[start:end], sql[end:])

@@ -1,0 +1,472 @@
+"""One pool of connections for every driver.
+
+Idle connections are taken last in, first out, so that a quiet service keeps few of them warm.
+Waiters are served first in, first out: who releases a connection hands it to the first of them,
+so nobody who comes later can take it. A place in the pool (`size`) is counted from the moment a
+connection begins to be opened until it is given up; a waiter is handed either a connection or
+such a place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections import Counter, deque
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from fastdb.exceptions import NotConnectedError, PoolTimeoutError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+
+    from fastdb.drivers.base import DriverConnection
+    from fastdb.options import Options
+
+__all__ = ["Pool", "PoolStats"]
+
+logger = logging.getLogger("fastdb")
+
+#: Seconds that cleaning or closing one connection may take before it is cut.
+CLEANUP_TIMEOUT: Final = 5.0
+
+#: Handed to a waiter in place of a connection: a counted place in which to open one.
+_PLACE: Final = object()
+
+
+class PoolStats(NamedTuple):
+    """Figures of a pool at one moment.
+
+    Attributes:
+        size: Connections that are open or being opened.
+        idle: Connections that wait to be used.
+        leased: Connections that are in use.
+        waiting: Callers that wait for a connection.
+        min_size: Connections that ``connect()`` opens.
+        max_size: Connections that are open at most.
+        opened: Connections opened since ``connect()``.
+        closed: Connections closed since ``connect()``, by reason.
+        waits: Acquisitions that had to wait since ``connect()``.
+        wait_time: Seconds that they waited, in total.
+    """
+
+    size: int
+    idle: int
+    leased: int
+    waiting: int
+    min_size: int
+    max_size: int
+    opened: int
+    closed: dict[str, int]
+    waits: int
+    wait_time: float
+
+
+class Pool:
+    """Lend connections to one task at a time, on one event loop."""
+
+    def __init__(
+        self, open_connection: Callable[[], Awaitable[DriverConnection]], options: Options
+    ) -> None:
+        """Make a pool that is not open yet.
+
+        Args:
+            open_connection: Opens one new connection of the driver.
+            options: Sizes and times.
+        """
+        self._open_connection = open_connection
+        self._options = options
+        self._max_size = options.max_size
+        self._loop = asyncio.get_running_loop()
+        self._idle: deque[DriverConnection] = deque()
+        self._leased: set[DriverConnection] = set()
+        self._waiters: deque[asyncio.Future[Any]] = deque()
+        self._size = 0
+        self._closing = False
+        self._returned: asyncio.Future[None] | None = None
+        self._background: set[asyncio.Task[None]] = set()
+        self._reaper: asyncio.TimerHandle | None = None
+        self._opened = 0
+        self._closed: Counter[str] = Counter()
+        self._waits = 0
+        self._wait_time = 0.0
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that the pool belongs to."""
+        return self._loop
+
+    @property
+    def closing(self) -> bool:
+        """Whether the pool no longer lends connections."""
+        return self._closing
+
+    def stats(self) -> PoolStats:
+        """Return the figures of this moment."""
+        return PoolStats(
+            size=self._size,
+            idle=len(self._idle),
+            leased=len(self._leased),
+            waiting=sum(not waiter.done() for waiter in self._waiters),
+            min_size=self._options.min_size,
+            max_size=self._max_size,
+            opened=self._opened,
+            closed=dict(self._closed),
+            waits=self._waits,
+            wait_time=self._wait_time,
+        )
+
+    # -- opening and closing
+
+    async def open(self) -> None:
+        """Open `min_size` connections, at least one; where one fails, leave none open."""
+        count = max(self._options.min_size, 1)
+        if count == 1:
+            self._keep(await self._open_place())
+            return
+        tasks = [self._loop.create_task(self._open_place()) for _ in range(count)]
+        try:
+            for connection in await asyncio.gather(*tasks):
+                self._keep(connection)
+        except BaseException:
+            for task in tasks:
+                task.cancel()
+            for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+                if not isinstance(outcome, BaseException):
+                    outcome.terminate()
+            self._closing = True
+            raise
+
+    async def close(self, timeout: float | None, spare: object | None = None) -> None:
+        """Close every connection; those still leased after `timeout` seconds are cut.
+
+        Args:
+            timeout: Seconds to wait for leased connections; None waits for ever.
+            spare: Leases of this holder are not waited for (the caller's own).
+        """
+        self._closing = True
+        if self._reaper is not None:
+            self._reaper.cancel()
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_exception(_disconnected())
+        while self._idle:
+            self._discard(self._idle.popleft(), "disconnect")
+        try:
+            async with asyncio.timeout(timeout):
+                while any(
+                    lease.holder is None or lease.holder is not spare for lease in self._leased
+                ):
+                    self._returned = self._loop.create_future()
+                    await self._returned
+                while self._background:
+                    await asyncio.wait(self._background)
+        except TimeoutError:
+            logger.warning(
+                "%d connections were still in use after %s s and are cut",
+                len(self._leased),
+                timeout,
+            )
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Cut every connection at once, also from outside the pool's event loop."""
+        self._closing = True
+        for task in self._background:
+            if not self._loop.is_closed():
+                task.cancel()
+        for connection in (*self._idle, *self._leased):
+            # On a loop that is closed already there may be nothing left to cut.
+            with contextlib.suppress(RuntimeError):
+                connection.terminate()
+            self._closed["disconnect"] += 1
+        self._idle.clear()
+        self._leased.clear()
+        self._size = 0
+
+    async def _open_place(self) -> DriverConnection:
+        """Open a connection in a new place, which is given back where that fails."""
+        self._size += 1
+        return await self._open_counted()
+
+    async def _open_counted(self) -> DriverConnection:
+        try:
+            connection = await self._open_connection()
+        except BaseException:
+            self._give_up_place()
+            raise
+        self._opened += 1
+        connection.created_at = connection.idle_since = now = self._loop.time()
+        if self._options.max_lifetime is not None:
+            # Connections opened together must not all expire together.
+            connection.expires_at = now + self._options.max_lifetime * random.uniform(0.9, 1.0)
+        return connection
+
+    def _give_up_place(self) -> None:
+        self._size -= 1
+        if self._size < self._max_size and not self._closing and self._hand_over(_PLACE):
+            self._size += 1
+
+    def _hand_over(self, item: Any) -> bool:
+        """Give `item` to the first waiter that still waits; return whether there was one."""
+        waiters = self._waiters
+        while waiters:
+            waiter = waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(item)
+                return True
+        return False
+
+    # -- leases
+
+    def take(self) -> DriverConnection | None:
+        """Return an idle connection at once, or None where the caller has to wait for one.
+
+        `setup` is not run: :meth:`acquire` does that.
+        """
+        idle = self._idle
+        while idle:
+            connection = idle.pop()
+            if self._is_fit(connection):
+                connection.uses += 1
+                self._leased.add(connection)
+                return connection
+        return None
+
+    async def acquire(self) -> DriverConnection:
+        """Return a connection that is this caller's until it is released.
+
+        Raises:
+            PoolTimeoutError: None came free within ``acquire_timeout``.
+            NotConnectedError: The pool is closed.
+            ConnectionFailedError: A new connection was needed and could not be opened.
+        """
+        if self._closing:
+            raise _disconnected()
+        connection = self.take() or await self._acquire_slowly()
+        setup = self._options.setup
+        if setup is not None:
+            try:
+                await setup(connection.raw)
+            except BaseException:
+                connection.suspect = True
+                await self.release(connection)
+                raise
+        return connection
+
+    async def _acquire_slowly(self) -> DriverConnection:
+        if self._size < self._max_size:
+            connection = await self._open_place()
+        else:
+            item = await self._wait()
+            connection = await self._open_counted() if item is _PLACE else item
+        if self._closing:
+            # The pool was closed while this connection was being opened or handed over.
+            connection.terminate()
+            self._leased.discard(connection)
+            self._note_return()
+            raise _disconnected()
+        connection.uses += 1
+        self._leased.add(connection)
+        return connection
+
+    async def _wait(self) -> Any:
+        waiter: asyncio.Future[Any] = self._loop.create_future()
+        self._waiters.append(waiter)
+        self._waits += 1
+        began = self._loop.time()
+        timeout = self._options.acquire_timeout
+        timer = None
+        if timeout is not None:
+            # A timer of our own costs less than asyncio.timeout() and cancels nothing.
+            timer = self._loop.call_later(timeout, self._expire, waiter, timeout)
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                # Served and cancelled at once: the next waiter gets it.
+                item = waiter.result()
+                if item is _PLACE:
+                    self._give_up_place()
+                else:
+                    self._keep(item)
+            raise
+        finally:
+            self._wait_time += self._loop.time() - began
+            if timer is not None:
+                timer.cancel()
+            if not waiter.done() or waiter.cancelled():
+                with contextlib.suppress(ValueError):
+                    self._waiters.remove(waiter)
+
+    def _expire(self, waiter: asyncio.Future[Any], timeout: float) -> None:
+        if waiter.done():
+            return
+        self._waiters.remove(waiter)
+        waiter.set_exception(
+            PoolTimeoutError(
+                f"no connection came free within {timeout:g} s; "
+                f"{self._size} of max_size={self._max_size} are in use{self._holders()}"
+            )
+        )
+
+    def _holders(self) -> str:
+        holders = [str(lease.holder) for lease in self._leased if lease.holder is not None]
+        return f", held by {'; '.join(holders)}" if holders else ""
+
+    async def release(self, connection: DriverConnection) -> None:
+        """Take a connection back; it is rolled back, reset, checked or closed as it needs.
+
+        What goes wrong there is logged, not raised: the caller's own result stands.
+        """
+        if not self.put(connection):
+            await self._clean(connection)
+
+    def put(self, connection: DriverConnection) -> bool:
+        """Take a connection back at once where it is clean; otherwise return False."""
+        if (
+            connection.suspect
+            or connection.dirty
+            or self._options.reset == "always"
+            or connection.in_transaction
+        ):
+            return False
+        self._keep(connection)
+        return True
+
+    async def _clean(self, connection: DriverConnection) -> None:
+        try:
+            async with asyncio.timeout(CLEANUP_TIMEOUT):
+                if connection.in_transaction:
+                    await connection.rollback()
+                if connection.suspect:
+                    if not connection.is_alive():
+                        self._discard(connection, "lost")
+                        return
+                    await connection.check()
+                if self._options.reset == "always" or (
+                    connection.dirty and self._options.reset == "auto"
+                ):
+                    await connection.reset()
+        except BaseException as error:
+            self._drop(connection, "failed")
+            if not isinstance(error, Exception):
+                raise
+            logger.warning("a connection could not be cleaned and is closed: %r", error)
+            return
+        connection.suspect = connection.dirty = False
+        self._keep(connection)
+
+    def _keep(self, connection: DriverConnection) -> None:
+        """Pass a clean connection on to the first waiter, or keep it idle."""
+        self._leased.discard(connection)
+        connection.holder = None
+        if self._closing:
+            self._discard(connection, "disconnect")
+            self._note_return()
+            return
+        reason = self._unfit_reason(connection)
+        if reason is not None:
+            self._discard(connection, reason)
+            return
+        if self._waiters and self._hand_over(connection):
+            # Between two leases it counts as leased, so that closing the pool finds it.
+            self._leased.add(connection)
+            return
+        connection.idle_since = self._loop.time()
+        self._idle.append(connection)
+        if self._reaper is None and self._options.idle_timeout is not None:
+            self._schedule_reaper()
+
+    def _note_return(self) -> None:
+        if self._returned is not None and not self._returned.done():
+            self._returned.set_result(None)
+
+    # -- fitness
+
+    def _is_fit(self, connection: DriverConnection) -> bool:
+        reason = self._unfit_reason(connection)
+        if reason is None:
+            return True
+        self._discard(connection, reason)
+        return False
+
+    def _unfit_reason(self, connection: DriverConnection) -> str | None:
+        if not connection.is_alive():
+            return "lost"
+        if connection.expires_at <= self._loop.time():
+            return "max_lifetime"
+        limit = self._options.max_queries
+        if limit is not None and connection.uses >= limit:
+            return "max_queries"
+        return None
+
+    def _discard(self, connection: DriverConnection, reason: str) -> None:
+        """Close a connection in good order, in the background, and free its place."""
+        self._closed[reason] += 1
+        self._leased.discard(connection)
+        if reason == "lost":
+            connection.terminate()
+        else:
+            self._spawn(_close(connection))
+        self._give_up_place()
+        self._note_return()
+
+    def _drop(self, connection: DriverConnection, reason: str) -> None:
+        """Cut a connection and free its place."""
+        connection.terminate()
+        if connection in self._leased:
+            self._closed[reason] += 1
+            self._leased.discard(connection)
+            self._give_up_place()
+            self._note_return()
+
+    def drop_unowned(self, connection: DriverConnection) -> None:
+        """Cut a leased connection whose owner is gone without having returned it."""
+        if not self._closing and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._drop, connection, "unreturned")
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(coroutine)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    # -- idle connections
+
+    def _schedule_reaper(self) -> None:
+        assert self._options.idle_timeout is not None
+        oldest = self._idle[0].idle_since if self._idle else self._loop.time()
+        self._reaper = self._loop.call_at(oldest + self._options.idle_timeout, self._reap)
+
+    def _reap(self) -> None:
+        """Close what has idled for too long, down to `min_size`; oldest first."""
+        self._reaper = None
+        idle_timeout = self._options.idle_timeout
+        assert idle_timeout is not None
+        # The timer may run up to the clock's resolution early.
+        limit = self._loop.time() - idle_timeout + 0.01
+        while self._idle and self._size > self._options.min_size:
+            if self._idle[0].idle_since > limit:
+                self._schedule_reaper()
+                return
+            self._discard(self._idle.popleft(), "idle_timeout")
+
+
+async def _close(connection: DriverConnection) -> None:
+    try:
+        async with asyncio.timeout(CLEANUP_TIMEOUT):
+            await connection.close()
+    except BaseException as error:
+        connection.terminate()
+        if not isinstance(error, Exception):
+            raise
+        logger.debug("a connection did not close in good order: %r", error)
+
+
+def _disconnected() -> NotConnectedError:
+    return NotConnectedError(
+        "the database is disconnected; call `await database.connect()` before using it again"
+    )

@@ -1,0 +1,261 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+import fastdb
+
+
+async def hold(database: fastdb.Database, entered: asyncio.Event, leave: asyncio.Event) -> None:
+    async with database.connection():
+        entered.set()
+        await leave.wait()
+
+
+async def test_connect_opens_min_size(database_url: str) -> None:
+    async with fastdb.Database(database_url, min_size=3, max_size=5) as database:
+        stats = database.pool.stats()
+        assert (stats.size, stats.idle, stats.opened) == (3, 3, 3)
+        assert (stats.min_size, stats.max_size) == (3, 5)
+
+
+async def test_min_size_zero_still_makes_one(database_url: str) -> None:
+    async with fastdb.Database(database_url, min_size=0) as database:
+        assert database.pool.stats().size == 1
+
+
+async def test_idle_connections_are_taken_last_in_first_out(database_url: str) -> None:
+    async with fastdb.Database(database_url, min_size=3, reset="never") as database:
+        seen = set()
+        for _ in range(5):
+            async with database.connection() as connection:
+                seen.add(id(connection.raw_connection))
+        assert len(seen) == 1
+
+
+async def test_waiters_are_served_first_in_first_out(database_url: str) -> None:
+    async with fastdb.Database(database_url, max_size=1) as database:
+        order: list[int] = []
+
+        async def work(number: int) -> None:
+            async with database.connection():
+                order.append(number)
+                await asyncio.sleep(0)
+
+        await asyncio.gather(*(work(number) for number in range(20)))
+        assert order == list(range(20))
+        stats = database.pool.stats()
+        assert (stats.size, stats.waits) == (1, 19)
+
+
+async def test_who_comes_later_overtakes_nobody(database_url: str) -> None:
+    async with fastdb.Database(database_url, max_size=1) as database:
+        entered, leave = asyncio.Event(), asyncio.Event()
+        holder = asyncio.create_task(hold(database, entered, leave))
+        await entered.wait()
+        order: list[str] = []
+
+        async def work(name: str) -> None:
+            await database.execute("SELECT 1")
+            order.append(name)
+
+        first = asyncio.create_task(work("first"))
+        await asyncio.sleep(0)
+        leave.set()
+        await asyncio.gather(holder, first, work("second"))
+        assert order == ["first", "second"]
+
+
+async def test_acquire_timeout_names_the_holders(database_url: str) -> None:
+    async with fastdb.Database(database_url, max_size=1, acquire_timeout=0.02) as database:
+        entered, leave = asyncio.Event(), asyncio.Event()
+        holder = asyncio.create_task(hold(database, entered, leave), name="the holder")
+        await entered.wait()
+        with pytest.raises(fastdb.PoolTimeoutError, match=r"max_size=1 .*the holder") as caught:
+            await database.execute("SELECT 1")
+        assert isinstance(caught.value, TimeoutError)
+        leave.set()
+        await holder
+        assert await database.fetch_val("SELECT 1") == 1
+        assert database.pool.stats().waiting == 0
+
+
+async def test_a_cancelled_waiter_loses_nobodys_place(database_url: str) -> None:
+    async with fastdb.Database(database_url, max_size=1) as database:
+        for steps in range(8):
+            entered, leave = asyncio.Event(), asyncio.Event()
+            holder = asyncio.create_task(hold(database, entered, leave))
+            await entered.wait()
+            cancelled = asyncio.create_task(database.fetch_val("SELECT 1"))
+            patient = asyncio.create_task(database.fetch_val("SELECT 2"))
+            await asyncio.sleep(0)
+            leave.set()
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            cancelled.cancel()
+            assert await patient == 2
+            await asyncio.wait([holder, cancelled])
+            stats = database.pool.stats()
+            assert (stats.leased, stats.waiting) == (0, 0)
+            assert stats.idle == stats.size
+
+
+async def test_a_storm_of_cancellations_leaks_nothing(database_url: str) -> None:
+    async with fastdb.Database(database_url, max_size=3) as database:
+        crossed: list[tuple[int, Any]] = []
+
+        async def work(number: int) -> None:
+            answer = await database.fetch_val("SELECT :number + 0", {"number": number})
+            if answer != number:
+                crossed.append((number, answer))
+
+        for start in range(0, 300, 30):
+            tasks = [asyncio.create_task(work(number)) for number in range(start, start + 30)]
+            for position, task in enumerate(tasks):
+                if position % 3 == 0:
+                    await asyncio.sleep(0)
+                if position % 2 == 0:
+                    task.cancel()
+            await asyncio.wait(tasks)
+        assert crossed == []
+        assert await asyncio.gather(
+            *(database.fetch_val("SELECT :n + 0", {"n": n}) for n in range(9))
+        ) == list(range(9))
+        stats = database.pool.stats()
+        assert (stats.leased, stats.waiting, stats.idle) == (0, 0, stats.size)
+        assert stats.size <= 3
+
+
+async def test_idle_timeout_closes_down_to_min_size(database_url: str) -> None:
+    async with fastdb.Database(database_url, max_size=4, idle_timeout=0.05) as database:
+        async with asyncio.TaskGroup() as group:
+            entered = [asyncio.Event() for _ in range(4)]
+            leave = asyncio.Event()
+            for event in entered:
+                group.create_task(hold(database, event, leave))
+            for event in entered:
+                await event.wait()
+            leave.set()
+        assert database.pool.stats().size == 4
+        for _ in range(100):
+            await asyncio.sleep(0.02)
+            if database.pool.stats().size == 1:
+                break
+        stats = database.pool.stats()
+        assert stats.size == 1
+        assert stats.closed == {"idle_timeout": 3}
+        assert await database.fetch_val("SELECT 1") == 1
+
+
+async def test_max_lifetime_replaces_connections(database_url: str) -> None:
+    async with fastdb.Database(database_url, max_lifetime=0.03) as database:
+        await asyncio.sleep(0.05)
+        assert await database.fetch_val("SELECT 1") == 1
+        stats = database.pool.stats()
+        assert stats.closed == {"max_lifetime": 1}
+        assert stats.size == 1
+
+
+async def test_max_queries_replaces_connections(database_url: str) -> None:
+    async with fastdb.Database(database_url, max_queries=3) as database:
+        for _ in range(7):
+            assert await database.fetch_val("SELECT 1") == 1
+        assert database.pool.stats().closed == {"max_queries": 2}
+
+
+async def test_setup_and_init_are_awaited(database_url: str) -> None:
+    calls: list[str] = []
+
+    async def init(raw: Any) -> None:
+        calls.append("init")
+
+    async def setup(raw: Any) -> None:
+        calls.append("setup")
+
+    async with fastdb.Database(database_url, init=init, setup=setup) as database:
+        await database.execute("SELECT 1")
+        await database.execute("SELECT 1")
+    assert calls == ["init", "setup", "setup"]
+
+
+async def test_errors_of_setup_pass_and_leak_nothing(database_url: str) -> None:
+    async def setup(raw: Any) -> None:
+        raise ZeroDivisionError
+
+    async with fastdb.Database(database_url, setup=setup, max_size=1) as database:
+        for _ in range(3):
+            with pytest.raises(ZeroDivisionError):
+                await database.execute("SELECT 1")
+        assert database.pool.stats().leased == 0
+
+
+async def test_errors_of_init_pass_unchanged(database_url: str) -> None:
+    async def init(raw: Any) -> None:
+        raise ZeroDivisionError
+
+    database = fastdb.Database(database_url, init=init)
+    with pytest.raises(ZeroDivisionError):
+        await database.connect()
+    assert not database.is_connected
+
+
+async def test_disconnect_waits_for_connections_in_use(database_url: str) -> None:
+    database = fastdb.Database(database_url)
+    await database.connect()
+    entered, leave = asyncio.Event(), asyncio.Event()
+    holder = asyncio.create_task(hold(database, entered, leave))
+    await entered.wait()
+    closing = asyncio.create_task(database.disconnect())
+    await asyncio.sleep(0.02)
+    assert not closing.done()
+    leave.set()
+    await holder
+    await closing
+    assert not database.is_connected
+
+
+async def test_disconnect_is_bounded(database_url: str) -> None:
+    database = fastdb.Database(database_url)
+    await database.connect()
+    entered, leave = asyncio.Event(), asyncio.Event()
+    holder = asyncio.create_task(hold(database, entered, leave))
+    await entered.wait()
+    await asyncio.wait_for(database.disconnect(timeout=0.05), 5)
+    leave.set()
+    await holder
+    with pytest.raises(fastdb.NotConnectedError):
+        await database.execute("SELECT 1")
+
+
+async def test_disconnect_inside_ones_own_connection(database_url: str) -> None:
+    database = fastdb.Database(database_url)
+    await database.connect()
+    async with database.connection() as connection:
+        await connection.execute("SELECT 1")
+        await asyncio.wait_for(database.disconnect(), 5)
+    assert not database.is_connected
+
+
+async def test_waiters_are_told_of_a_disconnect(database_url: str) -> None:
+    database = fastdb.Database(database_url, max_size=1)
+    await database.connect()
+    entered, leave = asyncio.Event(), asyncio.Event()
+    holder = asyncio.create_task(hold(database, entered, leave))
+    await entered.wait()
+    waiter = asyncio.create_task(database.execute("SELECT 1"))
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(database.disconnect())
+    with pytest.raises(fastdb.NotConnectedError, match="disconnected"):
+        await waiter
+    leave.set()
+    await asyncio.gather(holder, closing)
+
+
+async def test_stats_count(database_url: str) -> None:
+    async with fastdb.Database(database_url, max_size=2) as database:
+        async with database.connection():
+            stats = database.pool.stats()
+            assert (stats.leased, stats.idle, stats.size) == (1, 0, 1)
+        assert database.pool.stats().idle == 1

@@ -1,0 +1,470 @@
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Any
+
+import pytest
+
+import fastdb
+
+
+@pytest.fixture
+async def notes(database: fastdb.Database) -> fastdb.Database:
+    await database.execute("CREATE TABLE notes (id INTEGER PRIMARY KEY, text VARCHAR(100))")
+    return database
+
+
+async def add(queries: Any, number: int, text: str = "x") -> None:
+    await queries.execute(
+        "INSERT INTO notes (id, text) VALUES (:id, :text)", {"id": number, "text": text}
+    )
+
+
+async def ids(queries: Any) -> list[int]:
+    return [row[0] for row in await queries.fetch_all("SELECT id FROM notes ORDER BY id")]
+
+
+async def test_block_commits(notes: fastdb.Database) -> None:
+    async with notes.transaction() as transaction:
+        assert transaction.is_open
+        await add(notes, 1)
+    assert transaction.state == "committed"
+    assert await ids(notes) == [1]
+
+
+async def test_block_rolls_back_after_exception(notes: fastdb.Database) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with notes.transaction():
+            await add(notes, 1)
+            raise ZeroDivisionError
+    assert await ids(notes) == []
+
+
+async def test_low_level(notes: fastdb.Database) -> None:
+    transaction = await notes.transaction()
+    await add(notes, 1)
+    await transaction.rollback()
+    transaction = await notes.transaction()
+    await add(notes, 2)
+    await transaction.commit()
+    assert await ids(notes) == [2]
+    assert notes.pool.stats().leased == 0
+
+
+async def test_start_returns_the_transaction(notes: fastdb.Database) -> None:
+    transaction = notes.transaction()
+    assert await transaction.start() is transaction
+    await transaction.rollback()
+
+
+async def test_nested_are_savepoints(notes: fastdb.Database) -> None:
+    async with notes.transaction():
+        await add(notes, 1)
+        with pytest.raises(ZeroDivisionError):
+            async with notes.transaction():
+                await add(notes, 2)
+                async with notes.transaction():
+                    await add(notes, 3)
+                raise ZeroDivisionError
+        async with notes.transaction():
+            await add(notes, 4)
+    assert await ids(notes) == [1, 4]
+
+
+async def test_error_in_savepoint_leaves_the_outer_usable(notes: fastdb.Database) -> None:
+    async with notes.transaction():
+        await add(notes, 1)
+        with pytest.raises(fastdb.IntegrityError):
+            async with notes.transaction():
+                await add(notes, 1)
+        await add(notes, 2)
+    assert await ids(notes) == [1, 2]
+
+
+async def test_force_rollback_block(notes: fastdb.Database) -> None:
+    async with notes.transaction(force_rollback=True):
+        await add(notes, 1)
+        assert await ids(notes) == [1]
+    transaction = await notes.transaction(force_rollback=True)
+    await add(notes, 2)
+    await transaction.commit()
+    assert await ids(notes) == []
+
+
+async def test_decorator_runs_each_call_in_a_transaction(notes: fastdb.Database) -> None:
+    @notes.transaction()
+    async def insert(number: int, fail: bool = False) -> int:
+        await add(notes, number)
+        if fail:
+            raise ZeroDivisionError
+        return number * 10
+
+    assert await insert(1) == 10
+    with pytest.raises(ZeroDivisionError):
+        await insert(2, fail=True)
+    assert sorted(await asyncio.gather(insert(3), insert(4))) == [30, 40]
+    assert await ids(notes) == [1, 3, 4]
+
+
+async def test_decorator_applied_before_connect(database_url: str) -> None:
+    database = fastdb.Database(database_url)
+
+    @database.transaction()
+    async def recurse(depth: int) -> int:
+        return depth if depth == 0 else await recurse(depth - 1) + 1
+
+    async with database:
+        assert await recurse(3) == 3
+
+
+async def test_rollback_inside_the_block_ends_it(notes: fastdb.Database) -> None:
+    async with notes.transaction() as transaction:
+        await add(notes, 1)
+        await transaction.rollback()
+        await add(notes, 2)
+    assert await ids(notes) == [2]
+
+
+async def test_commit_inside_the_block_ends_it(notes: fastdb.Database) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with notes.transaction() as transaction:
+            await add(notes, 1)
+            await transaction.commit()
+            raise ZeroDivisionError
+    assert await ids(notes) == [1]
+
+
+async def test_ending_twice_is_an_error(notes: fastdb.Database) -> None:
+    transaction = await notes.transaction()
+    await transaction.commit()
+    with pytest.raises(
+        fastdb.TransactionError, match="cannot commit; the transaction is already committed"
+    ):
+        await transaction.commit()
+    with pytest.raises(
+        fastdb.TransactionError, match="cannot roll back; the transaction is already committed"
+    ):
+        await transaction.rollback()
+
+
+async def test_starting_twice_is_an_error(notes: fastdb.Database) -> None:
+    async with notes.transaction() as transaction:
+        with pytest.raises(fastdb.TransactionError, match=r"cannot start; .* already open"):
+            await transaction.start()
+
+
+async def test_ending_one_that_was_not_started_is_an_error(notes: fastdb.Database) -> None:
+    with pytest.raises(fastdb.TransactionError, match="not started"):
+        await notes.transaction().commit()
+
+
+async def test_ending_the_outer_before_the_inner_is_an_error(notes: fastdb.Database) -> None:
+    outer = await notes.transaction()
+    inner = await notes.transaction()
+    with pytest.raises(fastdb.TransactionError, match="an inner transaction is still open"):
+        await outer.commit()
+    with pytest.raises(fastdb.TransactionError, match="an inner transaction is still open"):
+        await outer.rollback()
+    await inner.rollback()
+    await outer.rollback()
+    assert notes.pool.stats().leased == 0
+
+
+async def test_inner_left_open_rolls_the_block_back(notes: fastdb.Database) -> None:
+    with pytest.raises(fastdb.TransactionError, match="an inner transaction was left open"):
+        async with notes.transaction():
+            await add(notes, 1)
+            inner = await notes.transaction()
+            await add(notes, 2)
+    assert inner.state == "rolled back"
+    assert await ids(notes) == []
+    stats = notes.pool.stats()
+    assert (stats.leased, stats.idle) == (0, stats.size)
+
+
+async def test_on_commit_runs_after_the_outermost_commit(notes: fastdb.Database) -> None:
+    calls: list[str] = []
+
+    async def async_call() -> None:
+        calls.append(f"async sees {await ids(notes)}")
+
+    async with notes.transaction() as outer:
+        outer.on_commit(lambda: calls.append("outer"))
+        async with notes.transaction() as inner:
+            inner.on_commit(async_call)
+            await add(notes, 1)
+        with pytest.raises(ZeroDivisionError):
+            async with notes.transaction() as undone:
+                undone.on_commit(lambda: calls.append("undone"))
+                raise ZeroDivisionError
+        assert calls == []
+    assert calls == ["outer", "async sees [1]"]
+    async with notes.transaction(force_rollback=True) as undone:
+        undone.on_commit(lambda: calls.append("undone"))
+    assert len(calls) == 2
+
+
+async def test_on_commit_errors_pass_and_the_rest_still_runs(notes: fastdb.Database) -> None:
+    calls: list[str] = []
+    with pytest.raises(ZeroDivisionError):
+        async with notes.transaction() as transaction:
+            transaction.on_commit(lambda: 1 / 0)
+            transaction.on_commit(lambda: calls.append("ran"))
+            await add(notes, 1)
+    assert calls == ["ran"]
+    assert await ids(notes) == [1]
+
+
+async def test_isolation_of_a_nested_transaction_is_refused(notes: fastdb.Database) -> None:
+    async with notes.transaction():
+        with pytest.raises(fastdb.TransactionError, match="belong to the outermost"):
+            await notes.transaction(isolation="serializable")
+
+
+async def test_serializable_and_its_alias(notes: fastdb.Database) -> None:
+    async with notes.transaction(isolation="serializable"):
+        await add(notes, 1)
+    async with notes.transaction(isolation_level="SERIALIZABLE"):
+        await add(notes, 2)
+    with pytest.raises(fastdb.OptionError, match="mean the same"):
+        notes.transaction(isolation="serializable", isolation_level="serializable")
+    assert await ids(notes) == [1, 2]
+
+
+async def test_unknown_isolation_is_refused_and_leaks_nothing(notes: fastdb.Database) -> None:
+    with pytest.raises(fastdb.Error, match="snapshotty"):
+        await notes.transaction(isolation="snapshotty")
+    stats = notes.pool.stats()
+    assert (stats.leased, stats.idle) == (0, stats.size)
+    assert await ids(notes) == []
+
+
+async def test_readonly_refuses_writes(notes: fastdb.Database) -> None:
+    with pytest.raises(fastdb.DatabaseError):
+        async with notes.transaction(readonly=True):
+            await add(notes, 1)
+    await add(notes, 2)
+    assert await ids(notes) == [2]
+
+
+# -- which task's
+
+
+async def test_a_child_task_does_not_join(notes: fastdb.Database) -> None:
+    async def child() -> list[int]:
+        return await ids(notes)
+
+    async with notes.transaction(readonly=None):
+        before = await asyncio.create_task(child())
+    assert before == []
+
+
+async def test_methods_belong_to_the_task_that_calls_them(database_url: str) -> None:
+    async with fastdb.Database(database_url, max_size=2) as database:
+        await database.execute("CREATE TABLE notes (id INTEGER PRIMARY KEY, text VARCHAR(100))")
+        with pytest.raises(ZeroDivisionError):
+            async with database.transaction():
+                await asyncio.wait_for(
+                    database.execute("INSERT INTO notes (id) VALUES (1)"), timeout=5
+                )
+                await asyncio.gather(
+                    database.execute("INSERT INTO notes (id) VALUES (2)"),
+                    database.execute_many(
+                        "INSERT INTO notes (id) VALUES (:id)", [{"id": 3}, {"id": 4}]
+                    ),
+                    asyncio.create_task(database.execute("INSERT INTO notes (id) VALUES (5)")),
+                )
+                assert await asyncio.wait_for(ids(database.connection()), 5) == [1, 2, 3, 4, 5]
+                raise ZeroDivisionError
+        assert await ids(database) == []
+
+
+async def test_commit_and_start_work_in_wait_for(notes: fastdb.Database) -> None:
+    transaction = notes.transaction()
+    await asyncio.wait_for(transaction.start(), 5)
+    await add(notes, 1)
+    inner = await asyncio.wait_for(notes.transaction().start(), 5)
+    await add(notes, 2)
+    await asyncio.wait_for(inner.rollback(), 5)
+    await asyncio.wait_for(transaction.commit(), 5)
+    assert await ids(notes) == [1]
+    assert notes.pool.stats().leased == 0
+
+
+async def test_a_transaction_may_be_ended_by_another_task(notes: fastdb.Database) -> None:
+    async def begin() -> fastdb.Transaction:
+        transaction = await notes.transaction()
+        await add(notes, 1)
+        return transaction
+
+    transaction = await asyncio.create_task(begin())
+    await transaction.commit()
+    assert await ids(notes) == [1]
+    assert notes.pool.stats().leased == 0
+
+
+async def test_a_child_that_is_handed_the_connection_nests(notes: fastdb.Database) -> None:
+    async def child(connection: fastdb.Connection, number: int) -> None:
+        async with connection.transaction():
+            await add(connection, number)
+            await asyncio.sleep(0)
+
+    async with notes.connection() as connection:
+        with pytest.raises(ZeroDivisionError):
+            async with connection.transaction():
+                await asyncio.gather(*(child(connection, number) for number in range(5)))
+                assert await ids(connection) == [0, 1, 2, 3, 4]
+                raise ZeroDivisionError
+    assert await ids(notes) == []
+
+
+async def test_statements_wait_for_another_tasks_transaction(notes: fastdb.Database) -> None:
+    entered, leave = asyncio.Event(), asyncio.Event()
+
+    async def child(connection: fastdb.Connection) -> None:
+        with pytest.raises(ZeroDivisionError):
+            async with connection.transaction():
+                await add(connection, 1)
+                entered.set()
+                await leave.wait()
+                raise ZeroDivisionError
+
+    async with notes.connection() as connection, connection.transaction():
+        task = asyncio.create_task(child(connection))
+        await entered.wait()
+        insert = asyncio.create_task(connection.execute("INSERT INTO notes (id) VALUES (2)"))
+        await asyncio.sleep(0.01)
+        assert not insert.done()
+        leave.set()
+        await insert
+        await task
+    assert await ids(notes) == [2]
+
+
+async def test_sibling_transactions_on_one_connection_queue(notes: fastdb.Database) -> None:
+    order: list[str] = []
+
+    async def work(connection: fastdb.Connection, name: str) -> None:
+        async with connection.transaction():
+            order.append(f"{name} in")
+            await add(connection, len(order))
+            await asyncio.sleep(0.01)
+            order.append(f"{name} out")
+
+    async with notes.connection() as connection:
+        await asyncio.gather(work(connection, "a"), work(connection, "b"))
+    assert order == ["a in", "a out", "b in", "b out"]
+
+
+async def test_a_wait_for_a_transaction_is_bounded(database_url: str) -> None:
+    async with fastdb.Database(database_url, acquire_timeout=0.05) as database:
+        release = asyncio.Event()
+        started = asyncio.Event()
+
+        async def child(connection: fastdb.Connection) -> None:
+            async with connection.transaction():
+                started.set()
+                await release.wait()
+
+        async with database.connection() as connection:
+            task = asyncio.create_task(child(connection), name="the child")
+            await started.wait()
+            with pytest.raises(fastdb.TransactionError, match="the child"):
+                await connection.execute("SELECT 1")
+            release.set()
+            await task
+            assert await connection.fetch_val("SELECT 1") == 1
+
+
+async def test_a_wait_that_can_never_end_is_told(database_url: str) -> None:
+    async with fastdb.Database(database_url, max_size=2) as database:
+        a_open, b_open = asyncio.Event(), asyncio.Event()
+
+        async def a(mine: fastdb.Connection, other: fastdb.Connection) -> None:
+            async with mine.transaction(readonly=True):
+                a_open.set()
+                await b_open.wait()
+                await other.execute("SELECT 1")
+
+        async def b(other: fastdb.Connection) -> None:
+            async with database.connection() as second:
+                task = asyncio.create_task(a(other, second))
+                async with second.transaction(readonly=True):
+                    await a_open.wait()
+                    b_open.set()
+                    await asyncio.sleep(0.01)
+                    with pytest.raises(fastdb.TransactionError, match="wait for ever"):
+                        await other.execute("SELECT 1")
+                await task
+
+        async with database.connection() as first:
+            await asyncio.create_task(b(first))
+
+
+# -- cancellation and failures
+
+
+async def test_a_cancelled_block_rolls_back(notes: fastdb.Database) -> None:
+    inside = asyncio.Event()
+
+    async def work() -> None:
+        async with notes.transaction():
+            await add(notes, 1)
+            inside.set()
+            await asyncio.sleep(60)
+
+    task = asyncio.create_task(work())
+    await inside.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await ids(notes) == []
+    stats = notes.pool.stats()
+    assert (stats.leased, stats.idle) == (0, stats.size)
+
+
+async def test_cancelled_anywhere_it_is_whole_or_not_there(notes: fastdb.Database) -> None:
+    async def work(number: int) -> None:
+        async with notes.transaction():
+            await add(notes, number)
+            async with notes.transaction():
+                await add(notes, number + 1000)
+
+    for number in range(40):
+        task = asyncio.create_task(work(number))
+        for _ in range(number):
+            await asyncio.sleep(0)
+        if number % 3 == 0:
+            await asyncio.sleep(number / 20_000)
+        task.cancel()
+        await asyncio.wait([task])
+    found = await ids(notes)
+    assert {number for number in found if number < 1000} == {
+        number - 1000 for number in found if number >= 1000
+    }
+    stats = notes.pool.stats()
+    assert (stats.leased, stats.waiting) == (0, 0)
+    assert stats.idle == stats.size
+
+
+async def test_an_abandoned_transaction_gives_its_connection_back(notes: fastdb.Database) -> None:
+    async def forget() -> None:
+        await notes.transaction()
+        await add(notes, 1)
+
+    await asyncio.create_task(forget())
+    import gc
+
+    for _ in range(3):
+        gc.collect()
+        await asyncio.sleep(0.01)
+    assert notes.pool.stats().leased == 0
+    assert await ids(notes) == []
+
+
+async def test_readable_repr(notes: fastdb.Database) -> None:
+    async with notes.transaction() as transaction:
+        assert "open" in repr(transaction)
+    assert "committed" in repr(transaction)
+    assert sys.getrefcount(transaction) < 10
