@@ -66,7 +66,7 @@ class Aiosqlite(Floor):
         """Open the file of `url`, with the same `pragmas` as fastdb's connections."""
         import aiosqlite
 
-        connection = await aiosqlite.connect(url.removeprefix("sqlite:///"))
+        connection = await aiosqlite.connect(urlsplit(url).path.removeprefix("/"))
         connection.row_factory = aiosqlite.Row
         for pragma in pragmas:
             await connection.execute(pragma)

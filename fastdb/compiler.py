@@ -339,7 +339,7 @@ def _split_keys(query: Any, keys: tuple[str, ...]) -> tuple[Any, tuple[str, ...]
         if key not in columns:
             unknown.append(key)
         elif key in own or (
-            getattr(query, "_multi_values", ()) or getattr(query, "_select_names", None)
+            getattr(query, "_multi_values", None) or getattr(query, "_select_names", None)
         ):
             overlap.append(key)
         else:

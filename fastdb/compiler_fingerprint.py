@@ -100,28 +100,22 @@ def _load_simple_types() -> frozenset[type]:
     from sqlalchemy import types
     from sqlalchemy.dialects import mysql, postgresql, sqlite
 
-    names = (
-        ("BIGINT", "BINARY", "BLOB", "BOOLEAN", "BigInteger", "Boolean", "CHAR", "CLOB", "DATE")
-        + ("DATETIME", "DECIMAL", "DOUBLE", "DOUBLE_PRECISION", "Date", "DateTime", "Double")
-        + ("FLOAT", "Float", "INT", "INTEGER", "Integer", "Interval", "JSON", "LargeBinary")
-        + ("NCHAR", "NUMERIC", "NVARCHAR", "NullType", "Numeric", "REAL", "SMALLINT")
-        + ("SmallInteger", "String", "TEXT", "TIME", "TIMESTAMP", "Text", "Time", "UUID")
-        + ("Unicode", "UnicodeText", "Uuid", "VARBINARY", "VARCHAR")
+    names = frozenset(
+        {"BIGINT", "BINARY", "BLOB", "BOOLEAN", "BigInteger", "Boolean", "CHAR", "CLOB", "DATE"}
+        | {"DATETIME", "DECIMAL", "DOUBLE", "DOUBLE_PRECISION", "Date", "DateTime", "Double"}
+        | {"FLOAT", "Float", "INT", "INTEGER", "Integer", "Interval", "JSON", "LargeBinary"}
+        | {"NCHAR", "NUMERIC", "NVARCHAR", "NullType", "Numeric", "REAL", "SMALLINT"}
+        | {"SmallInteger", "String", "TEXT", "TIME", "TIMESTAMP", "Text", "Time", "UUID"}
+        | {"Unicode", "UnicodeText", "Uuid", "VARBINARY", "VARCHAR"}
     )
     found = {getattr(types, name) for name in names if hasattr(types, name)}
     found |= {types.JSON.JSONIndexType, types.JSON.JSONIntIndexType, types.JSON.JSONStrIndexType}
     found |= {types.JSON.JSONPathType}
-    for name in (
-        "BIT",
-        "BYTEA",
-        "CIDR",
-        "INET",
-        "INTERVAL",
-        "JSON",
-        "JSONB",
-        "JSONPATH",
-        "MACADDR",
-    ) + ("MONEY", "OID", "REGCLASS", "REGCONFIG", "TIME", "TIMESTAMP", "TSQUERY", "TSVECTOR"):
+    names = frozenset(
+        {"BIT", "BYTEA", "CIDR", "INET", "INTERVAL", "JSON", "JSONB", "JSONPATH", "MACADDR"}
+        | {"MONEY", "OID", "REGCLASS", "REGCONFIG", "TIME", "TIMESTAMP", "TSQUERY", "TSVECTOR"}
+    )
+    for name in names:
         if hasattr(postgresql, name):
             found.add(getattr(postgresql, name))
     for module in (mysql, sqlite):

@@ -67,6 +67,7 @@ class CastingCompiler(PGCompiler):
         """Take what SQLAlchemy's compiler takes; the statement is compiled in here."""
         self._untold = set()
         self._untold_text = set()
+        self._in_values = False
         super().__init__(*args, **kwargs)
 
     # -- places in which nothing tells the type
@@ -121,11 +122,19 @@ class CastingCompiler(PGCompiler):
         return parent.visit_array(element, **kwargs)
 
     def _render_values(self, element: Any, **kwargs: Any) -> Any:
-        for rows in element._data:
-            for row in rows:
-                self._mark(cell for cell in row if hasattr(cell, "_is_bind_parameter"))
         parent: Any = super()
-        return parent._render_values(element, **kwargs)
+        self._in_values = True
+        try:
+            return parent._render_values(element, **kwargs)
+        finally:
+            self._in_values = False
+
+    def visit_tuple(self, clauselist: Any, **kwargs: Any) -> Any:
+        """Render a row; nothing tells the types of those in VALUES."""
+        parent: Any = super()
+        if self._in_values:
+            self._mark(clauselist.clauses)
+        return parent.visit_tuple(clauselist, **kwargs)
 
     def visit_unary(self, unary: Any, *args: Any, **kwargs: Any) -> Any:
         """Render a unary operator; ``- $1`` could be of any type."""

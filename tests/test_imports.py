@@ -16,8 +16,8 @@ import fastdb
 PACKAGE = Path(fastdb.__file__).parent
 
 # Module or package -> what it may import at run time, with all below it. Modules of one folder
-# whose names begin with the same word (`url`, `url_text`) are a family: they share an entry and
-# may import each other.
+# whose names begin with the same word (`url`, `url_text`) are a family: they share an entry, may
+# import each other, and whoever may import the head may import all.
 MAY_IMPORT = {
     "exceptions": "",
     "url": "exceptions",
@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "_fallback": "exceptions sql_text compiler _fallback _speedups",
     "_speedups": "exceptions sql_text compiler _fallback _speedups",
     "pool": "exceptions options drivers.base",
-    "drivers": "exceptions url sql_text compiler _speedups drivers.base",
+    "drivers": "exceptions options url sql_text compiler _speedups drivers.base",
     "drivers.base": "exceptions",
     "turns": "exceptions",
     "transaction": "exceptions drivers.base turns",
@@ -80,7 +80,10 @@ def fastdb_imports(path: Path) -> set[str]:
 
 
 def is_below(name: str, allowed: str) -> bool:
-    return any(name == entry or name.startswith(f"{entry}.") for entry in allowed.split())
+    """Return whether an entry is the module, its folder or the head of its family."""
+    return any(
+        name == entry or name.startswith((f"{entry}.", f"{entry}_")) for entry in allowed.split()
+    )
 
 
 def family(name: str) -> str:

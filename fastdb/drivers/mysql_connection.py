@@ -101,6 +101,7 @@ class MySQLConnection(DriverConnection):
     __slots__ = (
         "_begun",
         "_busy",
+        "_committed_implicitly",
         "_cursor",
         "_driver",
         "_lost",
@@ -123,6 +124,7 @@ class MySQLConnection(DriverConnection):
         self._begun = False
         # What ended it meanwhile, and whether that undid it rather than committed it.
         self._lost = ""
+        self._committed_implicitly = False
         self._rolled_back = False
         self.facts: ServerFacts | None = None
 
@@ -444,13 +446,18 @@ class MySQLConnection(DriverConnection):
     async def commit(self) -> None:
         """Commit the outermost transaction.
 
+        One that DDL has committed is committed already, what followed one by one: programs that
+        make a table inside a transaction go on as they did.
+
         Raises:
-            OperationalError: It is not open any more: a statement that commits implicitly, or
-                the server, ended it.
+            OperationalError: The server, or SQL of the user's, has ended it.
         """
         if self._begun and not self.in_transaction:
-            lost = self._lost or "ended, as the connection is closed"
+            lost, implicitly = self._lost, self._committed_implicitly
             self._end_transaction()
+            if implicitly and self.is_alive():
+                return
+            lost = lost or "ended, as the connection is closed"
             raise OperationalError(f"cannot commit; the transaction was already {lost}")
         await self._run(b"COMMIT")
         self._end_transaction()
@@ -464,7 +471,7 @@ class MySQLConnection(DriverConnection):
         self._end_transaction()
 
     def _end_transaction(self) -> None:
-        self._begun = self._rolled_back = False
+        self._begun = self._rolled_back = self._committed_implicitly = False
         self._lost = ""
         self._savepoints.clear()
 
@@ -476,6 +483,7 @@ class MySQLConnection(DriverConnection):
             how = "rolled back" if plan.verb == "ROLLBACK" else "committed"
             reason = "" if plan.verb in ("COMMIT", "ROLLBACK") else ", which commits implicitly"
             self._lost = f"{how} by the statement {plan.verb or '?'}{reason}"
+            self._committed_implicitly = bool(reason)
         else:
             # What follows would be committed one by one.
             self._rolled_back = True

@@ -672,11 +672,14 @@ async def test_ddl_ends_a_transaction_and_is_named(notes: Session) -> None:
     await connection.savepoint()
     await notes.run("CREATE TABLE more (id INT)")
     assert not connection.in_transaction
-    for end in (connection.release_savepoint, connection.savepoint, connection.commit):
+    for end in (connection.release_savepoint, connection.savepoint):
         with pytest.raises(OperationalError, match="already committed by the statement CREATE"):
             await end()
+    await connection.commit()  # as it is: programs that make tables in a transaction go on
     await connection.begin(PLAIN)
-    await connection.commit()
+    await notes.run("COMMIT")
+    with pytest.raises(OperationalError, match="already committed by the statement COMMIT"):
+        await connection.commit()
 
 
 async def test_ddl_that_fails_ends_a_transaction_too(notes: Session) -> None:
@@ -1114,9 +1117,9 @@ def test_an_ssl_context_is_taken_as_it_is(make: Callable[..., MySQLBaseDriver]) 
 
 async def test_the_dialect_knows_the_server(opener: Opener, session: Session) -> None:
     version: str = await session.value("SELECT version()")
-    driver = session.connection._driver
-    dialect: Any = driver.sqlalchemy_dialect()
-    assert dialect is driver.sqlalchemy_dialect()
+    dialect: Any = session.connection._driver.sqlalchemy_dialect()
+    again: Any = session.connection._driver.sqlalchemy_dialect()
+    assert dialect is again
     assert dialect.is_mariadb == ("MariaDB" in version)
     assert dialect.insert_returning == dialect.is_mariadb
     assert ".".join(map(str, dialect.server_version_info[:2])) == ".".join(version.split(".")[:2])

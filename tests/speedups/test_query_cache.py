@@ -164,7 +164,7 @@ def subquery(n: int) -> Any:
 
 
 def bind_twice(n: int) -> Any:
-    bind = sa.bindparam("x", n)
+    bind: Any = sa.bindparam("x", n)
     return sa.select(t.c.id).where(sa.or_(t.c.id == bind, t.c.id > bind))
 
 
