@@ -251,7 +251,7 @@ class CompiledExpression:
             elif is_scalar:
                 raw[name] = arg
             elif is_callable:
-                context.current_column = column
+                context.about(column)
                 raw[name] = arg(context)
 
     # -- lists of any length
@@ -381,8 +381,14 @@ class _DefaultContext:
         self.dialect = dialect
         self.current_parameters = parameters
         self.current_column: Any = None
+        self._row = 0
         self.isinsert = bool(compiled.isinsert)
         self.isupdate = bool(compiled.isupdate)
+
+    def about(self, column: Any) -> None:
+        """Note the column whose default is called next."""
+        self.current_column = _plain_column(column)
+        self._row = _row_index(column)
 
     def get_current_parameters(self, isolate_multiinsert_groups: bool = True) -> dict[str, Any]:
         """Return the values of the row that the default is for, by column key."""
@@ -394,9 +400,9 @@ class _DefaultContext:
             and getattr(state, "_has_multi_parameters", False)
         ):
             return parameters
-        index = _row_index(self.current_column)
+        index = self._row
         row = {
-            getattr(each, "original", each).key: parameters.get(each.key)
+            _plain_column(each).key: parameters.get(each.key)
             for each in self.compiled.insert_prefetch
             if _row_index(each) == index
         }
@@ -404,6 +410,10 @@ class _DefaultContext:
             key = getattr(key, "key", key)
             row[key] = parameters.get(f"{key}_m{index}")
         return row
+
+
+def _plain_column(column: Any) -> Any:
+    return column.original if column._is_multiparam_column else column
 
 
 def _row_index(column: Any) -> int:

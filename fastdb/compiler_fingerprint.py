@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from inspect import getattr_static
+from types import MemberDescriptorType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["Fingerprint", "fingerprint"]
+__all__ = [
+    "Fingerprint",
+    "Traversal",
+    "cache_key_of",
+    "check_walk",
+    "fingerprint",
+    "is_simple_type",
+    "traversal_of",
+    "type_tokens",
+]
 
 
 class Fingerprint(NamedTuple):
@@ -123,3 +134,155 @@ def _load_simple_types() -> frozenset[type]:
     found = {each for each in found if isinstance(each, type)}
     _simple_types = frozenset(found)
     return _simple_types
+
+
+# -- the compiled walk, which makes a key of its own several times faster
+
+#: What a walk does with an attribute of an element, by the name of SQLAlchemy's symbol for it.
+ELEMENT, ELEMENTS, PLAIN, TYPE, NAME, EMPTY, JOINS, VALUES, PREFIXES, TUPLES, NAMED = range(11)
+_CODES = {
+    "dp_clauseelement": ELEMENT,
+    "dp_has_cache_key": ELEMENT,
+    "dp_clauseelement_list": ELEMENTS,
+    "dp_clauseelement_tuple": ELEMENTS,
+    "dp_string": PLAIN,
+    "dp_boolean": PLAIN,
+    "dp_operator": PLAIN,
+    "dp_plain_obj": PLAIN,
+    "dp_type": TYPE,
+    "dp_anon_name": NAME,
+    "dp_setup_join_tuple": JOINS,
+    "dp_dml_values": VALUES,
+    "dp_prefix_sequence": PREFIXES,
+    "dp_clauseelement_tuples": TUPLES,
+    "dp_string_clauseelement_dict": NAMED,
+}
+# Classes whose SQL is described in full by the attributes that they let be traversed.
+_WALKED = {
+    "elements": "AsBoolean BinaryExpression BooleanClauseList Case Cast ClauseList "
+    "CollectionAggregate ColumnClause ElementList ExpressionClauseList Extract False_ FrameClause "
+    "FunctionFilter Grouping Label Null OrderByList Over TextClause True_ Tuple TypeClause "
+    "TypeCoerce UnaryExpression",
+    "selectable": "Alias CTE CompoundSelect Exists ForUpdateArg FromGrouping Join Lateral "
+    "ScalarSelect Select SelectStatementGrouping Subquery",
+    "dml": "Delete Insert Update",
+    "schema": "Column",
+}
+
+
+_STORED_ELSEWHERE = (property, MemberDescriptorType)
+
+
+class Traversal(NamedTuple):
+    """How to walk over the elements of one class.
+
+    Attributes:
+        codes: What to do with each attribute, by its name.
+        computed: The attributes that are no entries of an element's ``__dict__``.
+    """
+
+    codes: Mapping[str, int]
+    computed: tuple[str, ...]
+
+
+def traversal_of(element_class: type) -> Traversal | None:
+    """Return how to walk over the elements of a class, or None where its SQL may hide more."""
+    module, _, name = element_class.__module__.rpartition(".")
+    if module != "sqlalchemy.sql":
+        return None
+    if name != "functions" and element_class.__name__ not in _WALKED.get(name, "").split():
+        return None
+    symbols = getattr(element_class, "_cache_key_traversal", None)
+    if not isinstance(symbols, list | tuple):
+        symbols = getattr(element_class, "_traverse_internals", None)
+    if symbols is None or not hasattr(element_class, "__dict__"):
+        return None
+    if any(
+        "_gen_cache_key" in base.__dict__ and not base.__name__.endswith("HasCacheKey")
+        for base in element_class.__mro__
+    ):
+        return None
+    codes = {attribute: _CODES.get(symbol.name, EMPTY) for attribute, symbol in symbols}
+    # A type that SQLAlchemy takes for derived from the rest is told all the same.
+    codes.setdefault("type", TYPE)
+    # A memoized attribute that nobody asked for is derived from the others.
+    computed = tuple(
+        attribute
+        for attribute in codes
+        if isinstance(getattr_static(element_class, attribute, None), _STORED_ELSEWHERE)
+    )
+    return Traversal(codes, computed)
+
+
+def type_tokens(type_: Any) -> list[Any]:
+    """Return what tells a type from every other that SQLAlchemy treats differently."""
+    found: list[Any] = []
+    _collect_types(type_, found)
+    if found and found[0] is type_:
+        return found
+    return [type_._static_cache_key, len(found), *found]
+
+
+def is_simple_type(type_: Any) -> bool:
+    """Return whether SQLAlchemy's own key of a type tells all about it."""
+    simple = _simple_types if _simple_types is not None else _load_simple_types()
+    return type(type_) in simple and not type_._variant_mapping
+
+
+def cache_key_of(binds: list[Any]) -> Any:
+    """Return a key for SQLAlchemy's compiler, which wants to know the binds in their order."""
+    from sqlalchemy.sql.cache_key import CacheKey
+
+    make: Any = CacheKey
+    return make(("fastdb",), binds, *([None] * (len(CacheKey._fields) - 2)))
+
+
+def check_walk(walk: Callable[[Any], tuple[Any, list[Any]] | None]) -> str | None:
+    """Return what is wrong with a walk under the SQLAlchemy that is installed, or None.
+
+    Versions of SQLAlchemy have renamed and regrouped what a walk reads; it then finds every
+    expression different, or two different ones equal.
+    """
+    from sqlalchemy import Column, Integer, MetaData, String, Table, select, update
+
+    table = Table("t", MetaData(), Column("a", Integer), Column("b", String))
+
+    def query(first: int, second: str) -> Any:
+        return (
+            select(table.c.a)
+            .where(table.c.a == first, table.c.b != second)
+            .order_by(table.c.b.desc())
+            .limit(first)
+        )
+
+    one, two = walk(query(1, "x")), walk(query(2, "y"))
+    if one is None or two is None:
+        return "an ordinary select() is not understood"
+    if one[0] != two[0]:
+        return "two equal expressions are taken for different ones"
+    if [bind.value for bind in two[1]] != [2, "y", 2] and sorted(
+        str(bind.value) for bind in two[1]
+    ) != ["2", "2", "y"]:
+        return "the values of an expression are not found"
+    base = select(table.c.a).where(table.c.a == 1)
+    different = [
+        base,
+        select(table.c.a).where(table.c.a > 1),
+        select(table.c.b).where(table.c.a == 1),
+        base.where(table.c.b == "x"),
+        base.order_by(table.c.a),
+        base.order_by(table.c.a.desc()),
+        base.group_by(table.c.a),
+        base.having(table.c.a == 1),
+        base.distinct(),
+        base.limit(1),
+        base.offset(1),
+        base.with_for_update(),
+        base.join(table.alias(), table.c.a == 1),
+        update(table).where(table.c.a == 1).values(a=1),
+        update(table).where(table.c.a == 1).values(b="x"),
+    ]
+    keys = [found[0] for found in map(walk, different) if found is not None]
+    if len(set(keys)) != len(keys):
+        return "two different expressions are taken for equal ones"
+    return None

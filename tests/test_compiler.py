@@ -241,7 +241,7 @@ def test_errors_of_a_default_pass_unchanged() -> None:
         raise LookupError("mine")
 
     table = sa.Table("d", sa.MetaData(), sa.Column("a", sa.Integer, default=fail))
-    with pytest.raises(LookupError, match="^mine$"):
+    with pytest.raises(LookupError, match=r"^mine$"):
         prepare("sqlite", sa.insert(table))
 
 

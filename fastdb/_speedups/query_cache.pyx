@@ -5,8 +5,10 @@ The slow half, compiling, is :mod:`fastdb.compiler`'s. What is compiled here is 
 further call takes: look-up and binding in one step.
 """
 
+import logging
 import weakref
 from collections import OrderedDict
+from enum import Enum
 
 from cpython.dict cimport PyDict_CheckExact, PyDict_GetItemWithError, PyDict_Size
 from cpython.object cimport PyObject
@@ -20,7 +22,15 @@ from fastdb._speedups.records import RecordLayout
 from fastdb.compiler import PLAIN_TYPES
 from fastdb.compiler_columns import own_columns
 from fastdb.compiler_expression import refuse_value
-from fastdb.compiler_fingerprint import fingerprint
+from fastdb.compiler_fingerprint import (
+    Fingerprint,
+    cache_key_of,
+    check_walk,
+    fingerprint,
+    is_simple_type,
+    traversal_of,
+    type_tokens,
+)
 from fastdb.compiler_parts import MISSING, check_row
 from fastdb.exceptions import OptionError
 
@@ -301,6 +311,239 @@ cdef bint _all_plain(dict values):
     return True
 
 
+# The codes of fastdb.compiler_fingerprint.
+cdef enum:
+    ELEMENT = 0
+    ELEMENTS = 1
+    PLAIN = 2
+    TYPE = 3
+    NAME = 4
+    EMPTY = 5
+    JOINS = 6
+    VALUES = 7
+    PREFIXES = 8
+    TUPLES = 9
+    NAMED = 10
+
+
+cdef class _Walker:
+    """Walk over expressions; make keys that are equal where their SQL is.
+
+    A key lists, element by element, its class and every attribute that is set, closed by an end
+    mark; an element that was met before is its number. Tables and their columns stand for
+    themselves, types as :func:`fastdb.compiler_fingerprint.type_tokens` tells. The key holds a
+    reference to each.
+    """
+
+    cdef dict traversals
+    cdef dict simple
+    cdef object table_class
+    cdef object column_class
+    cdef object bind_class
+    cdef object limit_class
+    cdef object anonymous
+    cdef object prefix_map
+    cdef list out
+    cdef list binds
+    cdef dict seen
+    cdef object names
+
+    def __init__(self):
+        from sqlalchemy.schema import Column, Table
+        from sqlalchemy.sql.elements import BindParameter, _anonymous_label
+        from sqlalchemy.sql.selectable import _OffsetLimitParam
+        from sqlalchemy.sql.visitors import prefix_anon_map
+
+        self.traversals = {}
+        self.simple = {}
+        self.table_class = Table
+        self.column_class = Column
+        self.bind_class = BindParameter
+        self.limit_class = _OffsetLimitParam
+        self.anonymous = _anonymous_label
+        self.prefix_map = prefix_anon_map
+
+    def walk(self, query):
+        """Return key (a list) and binds of an expression, or None where it cannot be told."""
+        options = query.__dict__.get("_execution_options")
+        if options and "schema_translate_map" in options:
+            return None
+        self.out = []
+        self.binds = []
+        self.seen = {}
+        self.names = None
+        try:
+            if not self.element(query):
+                return None
+            return self.out, self.binds
+        finally:
+            self.out = self.binds = self.seen = self.names = None
+
+    cdef int element(self, object element) except -1:
+        """Add an element; return 0 where it cannot be told."""
+        cdef object element_class = type(element)
+        cdef PyObject *found
+        cdef dict codes, attributes
+        if element_class is self.table_class:
+            self.out.append(element)
+            return 1
+        if element_class is self.column_class and type(element.table) is self.table_class:
+            self.out.append(element)
+            return 1
+        identity = id(element)
+        found = PyDict_GetItemWithError(self.seen, identity)
+        if found is not NULL:
+            self.out.append(<object>found)
+            return 1
+        self.seen[identity] = len(self.seen)
+        if element_class is self.bind_class or element_class is self.limit_class:
+            return self.bind(element, element_class)
+        found = PyDict_GetItemWithError(self.traversals, element_class)
+        if found is NULL:
+            traversal = self.traversals[element_class] = traversal_of(element_class)
+        else:
+            traversal = <object>found
+        if traversal is None:
+            return 0
+        codes = <dict>(traversal[0])
+        self.out.append(element_class)
+        attributes = <dict?>(element.__dict__)
+        for name, value in attributes.items():
+            found = PyDict_GetItemWithError(codes, name)
+            if found is NULL:
+                if name == "_annotations" and value:
+                    return 0
+                continue
+            self.out.append(name)
+            if not self.attribute(<int>(<object>found), value):
+                return 0
+        for name in <tuple>(traversal[1]):
+            if name not in attributes:
+                self.out.append(name)
+                if not self.attribute(codes[name], getattr(element, name)):
+                    return 0
+        self.out.append(Ellipsis)
+        return 1
+
+    cdef int attribute(self, int code, object value) except -1:
+        if value is None:
+            self.out.append(None)
+            return 1
+        if code == ELEMENT:
+            return self.element(value)
+        if code == PLAIN:
+            return self.plain(value)
+        if code == TYPE:
+            return self.type(value)
+        if code == NAME:
+            return self.name(value)
+        if code == EMPTY:
+            self.out.append(None)
+            return 0 if value else 1
+        self.out.append(len(value))
+        if code == ELEMENTS:
+            for each in value:
+                if not self.element(each):
+                    return 0
+        elif code == TUPLES:
+            for group in value:
+                self.out.append(len(group))
+                for each in group:
+                    if not self.element(each):
+                        return 0
+        elif code == PREFIXES:
+            for clause, dialect in value:
+                self.out.append(dialect)
+                if not self.element(clause):
+                    return 0
+        elif code == NAMED:
+            for name, each in value.items():
+                self.out.append(name)
+                if not self.element(each):
+                    return 0
+        elif code == VALUES:
+            for column, each in value.items():
+                if type(column) is str:
+                    self.out.append(column)
+                elif not self.element(column):
+                    return 0
+                if not self.element(each):
+                    return 0
+        elif code == JOINS:
+            for target, onclause, source, flags in value:
+                if not self.attribute(ELEMENT, target):
+                    return 0
+                if not self.attribute(ELEMENT, onclause):
+                    return 0
+                if not self.attribute(ELEMENT, source):
+                    return 0
+                self.out.append(tuple(sorted(flags.items())))
+        else:
+            return 0
+        return 1
+
+    cdef int plain(self, object value) except -1:
+        kind = type(value)
+        if kind is str or kind is bool or callable(value):
+            self.out.append(value)
+            return 1
+        if kind is tuple:
+            for each in value:
+                if each is not None and type(each) is not str and type(each) is not int:
+                    return 0
+        elif not isinstance(value, (int, Enum)):
+            return 0
+        self.out.append(kind)
+        self.out.append(value)
+        return 1
+
+    cdef int type(self, object type_) except -1:
+        if is_simple_type(type_):
+            self.out.append(type_._static_cache_key)
+        else:
+            self.out.extend(type_tokens(type_))
+        return 1
+
+    cdef int name(self, object name) except -1:
+        if type(name) is str:
+            self.out.append(name)
+            return 1
+        if not isinstance(name, self.anonymous):
+            self.out.append(str(name))
+            return 1
+        # Made of the identity of its element: what counts is which names are the same.
+        if self.names is None:
+            self.names = self.prefix_map()
+        self.out.append(Ellipsis)
+        self.out.append(name % self.names)
+        return 1
+
+    cdef int bind(self, object bind, object bind_class) except -1:
+        self.out.append(bind_class)
+        attributes = bind.__dict__
+        if attributes.get("_annotations"):
+            return 0
+        self.out.append(
+            (
+                bind.unique,
+                bind.required,
+                bind.expanding,
+                bind.literal_execute,
+                bind.isoutparam,
+                bind.callable is None,
+                bind.value is None,
+            )
+        )
+        self.out.append(attributes.get("_orig_key"))
+        if not bind.unique:
+            self.out.append(bind.key)
+        self.out.append(attributes.get("expand_op"))
+        if not self.type(bind.type):
+            return 0
+        self.binds.append(bind)
+        return 1
+
+
 cdef class QueryCache:
     """Turn queries and values into SQL and arguments, compiling each query once.
 
@@ -316,6 +559,8 @@ cdef class QueryCache:
     cdef Py_ssize_t _evictions
     cdef dict _entries
     cdef object _same
+    cdef _Walker _walker
+    cdef bint _walks
     cdef object __weakref__
 
     def __init__(self, compiler, maxsize=1024):
@@ -327,6 +572,7 @@ cdef class QueryCache:
         self._maxsize = maxsize
         self._entries = {}
         self._same = OrderedDict()
+        self._walks = True
 
     def prepare(self, query, values=None):
         """Return the plan of a query, the arguments for it, and the given key of an insert.
@@ -490,7 +736,7 @@ cdef class QueryCache:
         cdef _Compiled entry = None
         cdef _Same same = _Same.__new__(_Same)
         key = None
-        mark = fingerprint(query)
+        mark = self._fingerprint(query)
         if mark is not None:
             same.extracted = mark.binds
             same.collected = mark.collected
@@ -503,7 +749,10 @@ cdef class QueryCache:
             self._misses += 1
             entry = _Compiled(
                 self._compiler.compile_expression(
-                    query, keys, many, None if mark is None else mark.cache_key
+                    query,
+                    keys,
+                    many,
+                    None if mark is None else mark.cache_key or cache_key_of(mark.binds),
                 )
             )
             if entry.compiled.shared:
@@ -524,6 +773,36 @@ cdef class QueryCache:
         if keep and self._maxsize:
             self._remember(query, same, same_key)
         return same
+
+    cdef object _fingerprint(self, object query):
+        if self._walks:
+            if self._walker is None:
+                self._start_walker()
+            if self._walks:
+                walked = self._walker.walk(query)
+                if walked is not None:
+                    key, binds = walked
+                    return Fingerprint(tuple(key), binds, None, None)
+        return fingerprint(query)
+
+    cdef int _start_walker(self) except -1:
+        cdef _Walker walker = _Walker()
+
+        def walk(query):
+            walked = walker.walk(query)
+            return None if walked is None else (tuple(walked[0]), walked[1])
+
+        try:
+            wrong = check_walk(walk)
+        except Exception as exc:  # whatever this SQLAlchemy does otherwise
+            wrong = repr(exc)
+        if wrong is not None:
+            self._walks = False
+            logging.getLogger("fastdb").warning(
+                "expressions are looked up the slow way: with this version of SQLAlchemy %s", wrong
+            )
+        self._walker = walker
+        return 0
 
     cdef int _remember(self, object query, _Same same, object same_key) except -1:
         known = self._same

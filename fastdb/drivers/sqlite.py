@@ -168,18 +168,19 @@ class SQLiteConnection(DriverConnection):
     async def _open_unknown(self, session: StatementSession) -> None:
         """Let an aiosqlite that is built in an unknown way open the database on its thread."""
         settings = self._driver.settings
-        raw = sqlite_worker.unknown_connection(
+        opening = sqlite_worker.open_unknown(
             settings.address(self._driver.directory),
             iter_chunk_size=settings.chunk_size,
             isolation_level=None,
             **settings.connect,
         )
         try:
-            await raw
-        except sqlite3.Error as error:
+            raw = await opening
+        except (sqlite3.Error, ValueError) as error:
             raise session.failed(error) from error
         self.raw = raw
         self._worker.adopt(raw)
+        session.note_foreign_job()  # they will not be seen
         await self._worker.run(session.adopt, raw._conn)
 
     # -- queries
@@ -312,7 +313,7 @@ class SQLiteConnection(DriverConnection):
 
     def is_alive(self) -> bool:
         """Return whether the connection is open; a file cannot hang up."""
-        return not self._worker.closed
+        return self._worker.is_alive()
 
     async def check(self) -> None:
         """Run a query that needs nothing."""

@@ -133,7 +133,7 @@ class Mailbox:
     def leave(self, worker: Worker) -> None:
         """Count `worker` out, whose thread has ended; behind the last one nothing is watched."""
         self.members -= 1
-        if worker.thread.ident is not None:
+        if self._descriptor is not None and worker.thread.ident is not None:
             worker.thread.join()  # this was its last word; it may still have to signal it
         if self.members == 0 and self._descriptor is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed

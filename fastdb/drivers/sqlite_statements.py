@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["StatementSession", "Stream"]
 
+#: Rows that are inserted between two looks at whether the job is cancelled.
+_MANY_ROWS: Final = 500
+
 _CHANGES: Final = ("insert", "update", "delete")
 _UPSERT = re.compile(r"\bon\s+conflict\b.*\bdo\s+update\b", re.IGNORECASE | re.DOTALL)
 _TARGET = re.compile(
@@ -180,12 +183,18 @@ class StatementSession(Session):
         # sqlite3 refuses what it does not recognise by its first word as a change.
         simple = plan.sql[:24].lstrip().upper().startswith(plan.verb)
         if plan.kind in _CHANGES and simple and not plan.returns_rows:
-            self._cursor.executemany(plan.sql, rows)
+            # An interruption hits a statement, and these are over in a moment: look in between.
+            for start in range(0, len(rows), _MANY_ROWS):
+                self._require_interest()
+                self._cursor.executemany(plan.sql, rows[start : start + _MANY_ROWS])
             return
         for row in rows:
-            if self._worker.is_cancelled():
-                raise OperationalError("interrupted")
+            self._require_interest()
             self._cursor.execute(plan.sql, row).fetchall()
+
+    def _require_interest(self) -> None:
+        if self._worker.is_cancelled():
+            raise OperationalError("interrupted")
 
     # -- cursors
 

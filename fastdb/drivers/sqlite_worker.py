@@ -32,12 +32,13 @@ if TYPE_CHECKING:
 
     from fastdb.drivers.sqlite_mailbox import Mailbox
 
-__all__ = ["KNOWN_LAYOUT", "RawConnection", "Worker", "unknown_connection"]
+__all__ = ["KNOWN_LAYOUT", "RawConnection", "Worker", "open_unknown"]
 
 #: SQLite's virtual machine takes so many steps (about a millisecond) between two looks at whether
 #: the job is cancelled, where ``interrupt()`` would reach others' statements.
 _PROGRESS_STEPS = 50_000
 
+_THREAD_NAME = "fastdb-sqlite"
 _CLOSED = "the SQLite connection is closed"
 
 
@@ -106,11 +107,33 @@ class RawConnection(aiosqlite.Connection):
         await super().set_progress_handler(handler, n)
 
 
-def unknown_connection(path: str, **options: Any) -> Any:
-    """Return a connection of an aiosqlite that is built in an unknown way, not yet open."""
+def _thread_of(raw: Any) -> Thread:
+    thread: Thread = getattr(raw, "_thread", raw)  # up to 0.21 it is itself the thread
+    return thread
+
+
+async def open_unknown(path: str, **options: Any) -> Any:
+    """Return an open connection of an aiosqlite that is built in an unknown way."""
     raw: Any = aiosqlite.connect(path, **options)
-    # Up to 0.21 it is itself the thread.
-    getattr(raw, "_thread", raw).daemon = True
+    thread = _thread_of(raw)
+    thread.name, thread.daemon = _THREAD_NAME, True
+
+    async def opened() -> None:
+        await raw
+
+    # Up to 0.21 a cancellation would leave the thread behind.
+    opening = asyncio.ensure_future(opened())
+    try:
+        await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        await asyncio.wait([opening])
+        if opening.exception() is None:
+            await raw.close()
+        thread.join()
+        raise
+    except BaseException:
+        thread.join()  # it has been told to end
+        raise
     return raw
 
 
@@ -146,7 +169,7 @@ class Worker:
         self.on_close: Callable[[], None] | None = None
         # Weak, so that a connection that was forgotten is collected and ends the thread.
         self.raw: weakref.ref[RawConnection] | None = None
-        self.thread = Thread(target=self._serve, name="fastdb-sqlite", daemon=True)
+        self.thread = Thread(target=self._serve, name=_THREAD_NAME, daemon=True)
         self._foreign_raw: aiosqlite.Connection | None = None
         self._couriers: set[asyncio.Task[Any]] = set()
         self._last: Job | None = None
@@ -173,7 +196,12 @@ class Worker:
         self.mailbox.join()
         self._foreign_raw = raw
         self._started = True
-        self.shared = True  # its jobs are not seen
+        self.thread = _thread_of(raw)
+
+    def is_alive(self) -> bool:
+        """Return whether jobs can be posted."""
+        raw: Any = self._foreign_raw
+        return not self.closed and (raw is None or raw._connection is not None)
 
     def post(self, function: Callable[..., Any], *args: Any) -> Job:
         """Post a call and return its job.
@@ -252,7 +280,7 @@ class Worker:
     def _interrupt(self, job: Any = None) -> None:
         with self._lock:  # so that the job that is meant cannot end meanwhile
             current, connection = self._current, self.connection
-            if current is None or connection is None or (job is not None and current is not job):
+            if connection is None or (job is not None and current is not job):
                 return
             if job is not None and self._is_guarded():
                 return  # the progress handler sees to it
@@ -274,14 +302,15 @@ class Worker:
                 await asyncio.shield(job.future)
             except asyncio.CancelledError:
                 self._terminated = True
+                if self._foreign_raw is not None:
+                    self._abandon(self._foreign_raw)
                 self._nag()
                 raise
-        if self._foreign_raw is None:
-            self.thread.join()  # it has nothing left to do
-            self.mailbox.collect()
-        else:
+        if self._foreign_raw is not None:
             self.mailbox.post(self)
             await self._foreign_raw.close()
+        self.thread.join()  # it has nothing left to do
+        self.mailbox.collect()
 
     def terminate(self) -> None:
         """End the thread at once; what runs is interrupted, what was posted never starts."""
@@ -292,9 +321,15 @@ class Worker:
                 self._post_last()
             else:
                 self.closed = True
-                self.mailbox.post(self)
-                self._couriers.add(self.mailbox.loop.create_task(self._foreign_raw.close()))
+                self._abandon(self._foreign_raw)
         self._nag()
+
+    def _abandon(self, raw: aiosqlite.Connection) -> None:
+        """Have `raw` closed, behind what it still has to do."""
+        self.mailbox.post(self)
+        closing = self.mailbox.loop.create_task(raw.close())
+        self._couriers.add(closing)
+        closing.add_done_callback(self._couriers.discard)
 
     def _post_last(self) -> Job:
         self.closed = True

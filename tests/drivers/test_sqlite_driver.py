@@ -112,6 +112,10 @@ def worker_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "fastdb-sqlite"]
 
 
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
 def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
 
@@ -122,15 +126,20 @@ async def cancel(task: asyncio.Task[Any]) -> None:
         await task
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what a thread does."""
+    while not condition():  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+
+
 async def started(
     client: Client, operation: Callable[..., Awaitable[Any]], *args: Any
 ) -> asyncio.Task[Any]:
     """Return the task of an operation whose job is running on the thread."""
     task = asyncio.ensure_future(operation(*args))
-    while not client.connection._worker._current:
-        await asyncio.sleep(0)
+    await until(lambda: client.connection._worker._current is not None)
     await asyncio.sleep(0.005)
-    return cast("asyncio.Task[Any]", task)
+    return task
 
 
 # -- queries
@@ -268,7 +277,8 @@ async def test_row_factory_of_the_user_is_for_the_user(client: Client) -> None:
         ("SELECT * FROM nowhere", {}, ProgrammingError, sqlite3.OperationalError),
         ("SELECT nothing FROM notes", {}, ProgrammingError, sqlite3.OperationalError),
         ("CREATE TABLE notes (id)", {}, ProgrammingError, sqlite3.OperationalError),
-        ("SELECT 1; SELECT 2", {}, ProgrammingError, sqlite3.Error),
+        # sqlite3 raises its Warning up to some 3.11, its ProgrammingError later.
+        ("SELECT 1; SELECT 2", {}, ProgrammingError, Exception),
         ("INSERT INTO notes (id) VALUES (1), (1)", {}, IntegrityError, sqlite3.IntegrityError),
         ("SELECT :n", {"n": 2**64}, DataError, OverflowError),
         ("SELECT :n", {"n": object()}, DataError, sqlite3.Error),
@@ -280,8 +290,6 @@ async def test_row_factory_of_the_user_is_for_the_user(client: Client) -> None:
 async def test_errors_are_of_both_classes(
     client: Client, sql: str, values: dict[str, Any], kind: type[Exception], theirs: type[Exception]
 ) -> None:
-    if sql == "SELECT 1; SELECT 2" and sys.version_info < (3, 12):
-        theirs = Exception  # sqlite3.Warning before 3.11.?, ProgrammingError after
     for operation in (client.execute, client.fetch_all, client.fetch_one, client.cursor):
         with pytest.raises(kind) as caught:
             await operation(sql, **values)
@@ -795,9 +803,10 @@ async def test_cancelled_execute_many_leaves_nothing(client: Client, in_transact
             number += 1
             yield {"id": number}
 
-    many = client.execute_many
+    insert = "INSERT INTO notes (id) VALUES (:id)"
     for size in (100_000, 10):
-        task = await started(client, many, "INSERT INTO notes (id) VALUES (:id)", endless(), size)
+        task = asyncio.ensure_future(client.execute_many(insert, endless(), size))
+        await asyncio.sleep(0.02)
         await cancel(task)
         assert client.connection._worker._current is None
         # An interrupted write may have taken the transaction with it.
@@ -958,7 +967,7 @@ async def test_named_memory_is_shared(tmp_path: Path) -> None:
     assert await second.notes() == 0
     await first.connection.close()
     await second.connection.close()
-    assert not os.path.exists("fastdb_named")
+    assert not any("fastdb_named" in name for name in names_in(Path()))
 
 
 async def test_relative_paths_are_of_the_first_connection(
@@ -976,8 +985,8 @@ async def test_relative_paths_are_of_the_first_connection(
         assert await second.notes() == 0
         await first.connection.close()
         await second.connection.close()
-    assert sorted(path.name for path in tmp_path.rglob("*.db")) == ["x.db", "y.db", "z.db"]
-    assert not list((tmp_path / "c").iterdir())
+    assert names_in(tmp_path / "a b") == {"x.db", "y.db", "z.db"}
+    assert names_in(tmp_path / "c") == set()
 
 
 async def test_parameters_of_sqlites_uri(client: Client, sqlite_url: str) -> None:
@@ -998,8 +1007,8 @@ async def test_odd_file_names(tmp_path: Path) -> None:
             client = await Client.open(url, **options)
             await client.execute("CREATE TABLE IF NOT EXISTS notes (id)")
             await client.connection.close()
-        assert (tmp_path / name).exists()
-    assert len(list(tmp_path.iterdir())) == 5
+        assert name in names_in(tmp_path)
+    assert len(names_in(tmp_path)) == 5
 
 
 async def test_what_cannot_be_opened_is_named(tmp_path: Path) -> None:
@@ -1054,7 +1063,7 @@ async def test_options_of_sqlite3(sqlite_url: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"nonsense": 1}, "'nonsense'.*'busy_timeout'.*'wal'"),
+        ({"nonsense": 1}, "'nonsense'.*busy_timeout.*wal"),
         ({"ssl": True}, "'ssl'"),
         ({"isolation_level": "DEFERRED"}, "isolation_level is 'DEFERRED'.*fastdb begins"),
         ({"timeout": "soon"}, "timeout is 'soon'"),
@@ -1144,8 +1153,7 @@ async def test_terminate_ends_what_runs(client: Client) -> None:
     assert not client.connection.is_alive()
     with pytest.raises((OperationalError, NotConnectedError)):
         await task
-    while thread.is_alive():
-        await asyncio.sleep(0.001)
+    await until(lambda: not thread.is_alive())
     await asyncio.sleep(0.01)
     assert open_files() < before
 
@@ -1158,8 +1166,7 @@ async def test_cancelled_close_still_closes(client: Client) -> None:
     await cancel(closing)
     with pytest.raises(sqlite3.OperationalError):
         await task
-    while thread.is_alive():
-        await asyncio.sleep(0.001)
+    await until(lambda: not thread.is_alive())
 
 
 async def test_forgotten_connection_ends_its_thread(sqlite_url: str) -> None:
@@ -1167,11 +1174,12 @@ async def test_forgotten_connection_ends_its_thread(sqlite_url: str) -> None:
     client = await Client.open(sqlite_url)
     await client.fetch_all("SELECT 1")
     thread = next(thread for thread in worker_threads() if thread not in threads)
+    clients = [client]
+    del client
     with pytest.warns(ResourceWarning):
-        del client
-        gc.collect()
-    while thread.is_alive():
-        await asyncio.sleep(0.001)
+        clients.clear()
+    gc.collect()
+    await until(lambda: not thread.is_alive())
 
 
 def test_driver_outlives_its_loop(sqlite_url: str) -> None:
@@ -1298,5 +1306,4 @@ class TestUnknownLayout:
         terminated.connection.terminate()
         with pytest.raises((OperationalError, NotConnectedError)):
             await task
-        while threading.active_count() > count:
-            await asyncio.sleep(0.001)
+        await until(lambda: threading.active_count() == count)

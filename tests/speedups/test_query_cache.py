@@ -21,6 +21,7 @@ from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from fastdb.compiler import MISSING, Compiler
+from fastdb.compiler_fingerprint import check_walk
 from fastdb.exceptions import (
     DataError,
     EmptyQueryError,
@@ -835,3 +836,38 @@ def test_plans_tell_what_they_are(module: Any) -> None:
     plan, _, _ = cache.prepare(sa.func.now())
     assert plan.kind == "select"
     assert "SELECT" in repr(plan)
+
+
+# -- the walk of the compiled form, and its check
+
+
+def test_the_check_of_a_walk_tells_what_is_wrong() -> None:
+    def told(query: Any) -> Any:
+        return str(query), sorted(query.compile().binds.values(), key=lambda bind: bind.key)
+
+    assert check_walk(lambda query: None) == "an ordinary select() is not understood"
+    assert "taken for different" in str(check_walk(lambda query: (id(query), [query])))
+    assert "are not found" in str(check_walk(lambda query: ("same", [])))
+    assert check_walk(told) is not None
+    binds: Any = list(sa.bindparam(name, value) for name, value in (("a", 2), ("b", "y"), ("c", 2)))
+    assert "taken for equal" in str(check_walk(lambda query: ("same", binds)))
+
+
+def test_a_walk_that_fails_its_check_is_turned_off(
+    module: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if hasattr(module, "check_walk"):
+        monkeypatch.setattr(module, "check_walk", lambda walk: "all is different")
+    cache = module.QueryCache(make_compiler("sqlite"))
+    with caplog.at_level("WARNING", "fastdb"):
+        for n in (1, 2, 3):
+            assert cache.prepare(SHAPES["limit_offset"](n))[1] == (n, n + 1)
+    assert cache.info().misses == 1
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == (1 if hasattr(module, "check_walk") else 0)
+
+
+def test_this_sqlalchemy_passes_the_check(module: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("WARNING", "fastdb"):
+        module.QueryCache(make_compiler("sqlite")).prepare(SHAPES["by_key"](1))
+    assert not caplog.records
