@@ -11,7 +11,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
-from fastdb.drivers.base import TransactionOptions
+from fastdb.drivers.base import TransactionOptions, to_its_end
 from fastdb.exceptions import DatabaseError, NotConnectedError, TransactionError
 from fastdb.queries import (
     Queries,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from fastdb._speedups import Record
-    from fastdb.drivers.base import DriverConnection
+    from fastdb.drivers.base import DriverConnection, DriverCursor
     from fastdb.pool import Pool
     from fastdb.queries import Finish, Query, Services, Values
 
@@ -149,31 +149,46 @@ class Connection(Queries):
 
     async def hold(self) -> None:
         """Lease a driver connection with the first hold."""
-        self._holds += 1
         if self._driver_connection is not None:
+            assert self._pool is not None
+            self._pool.check_loop()
+            self._holds += 1
             return
+        self._holds += 1
         try:
             if self._acquiring is None or self._holds == 1:
                 self._acquiring = asyncio.Lock()
-            async with self._acquiring:
-                if self._driver_connection is None:
-                    pool = self._services.ready_pool()
-                    connection = await pool.acquire()
-                    connection.holder = self._holder
-                    self._pool = pool
-                    self._driver_connection = connection
-                    self._services.note_lease(1)
+            await self._lease(self._acquiring)
         except BaseException:
-            self._holds -= 1
+            # Whoever leased it meanwhile may be gone by now.
+            await self.unhold()
             raise
 
     async def unhold(self) -> None:
         """Return the driver connection with the last hold."""
         self._holds -= 1
-        connection = self._driver_connection
-        if self._holds or connection is None:
-            return
-        # Nobody else holds or acquires now; whoever comes next leases anew.
+        if not self._holds and self._driver_connection is not None:
+            await self._give_back(self._driver_connection)
+
+    async def _lease(self, acquiring: asyncio.Lock) -> None:
+        """Lease a driver connection, where nobody has done so meanwhile."""
+        async with acquiring:
+            if self._driver_connection is not None:
+                return
+            pool = self._services.ready_pool()
+            if self.turns.base is not None:
+                raise NotConnectedError(
+                    "the connection ended with the forced rollback; "
+                    "get another from `database.connection()`"
+                )
+            connection = await pool.acquire()
+            connection.holder = self._holder
+            self._pool = pool
+            self._driver_connection = connection
+            self._services.note_lease(1)
+
+    async def _give_back(self, connection: DriverConnection) -> None:
+        """Return the leased connection; whoever comes next leases anew."""
         self._driver_connection = None
         self._services.note_lease(-1)
         assert self._pool is not None
@@ -231,12 +246,16 @@ class Connection(Queries):
                         "isolation, readonly, deferrable and begin belong to the outermost "
                         f"transaction; {self.turns.stack[-1]!r} is open already"
                     )
-                await connection.savepoint()
+                cancellation = await to_its_end(connection.savepoint(), connection.terminate)
+                if cancellation is not None:
+                    await to_its_end(connection.rollback_to_savepoint(), connection.terminate)
+                    raise cancellation
         except BaseException:
             if not self.turns.stack:
                 await self._undo(connection)
             raise
         transaction._state = "open"
+        transaction._holding = True
         self.turns.stack.append(transaction)
 
     async def commit_transaction(self, transaction: Transaction) -> list[Callable[[], Any]]:
@@ -246,67 +265,85 @@ class Connection(Queries):
         """
         connection = self._leased()
         outermost = self.turns.stack[0] is transaction
+        cancellation = None
         try:
             if outermost:
                 await connection.commit()
             else:
-                await connection.release_savepoint()
+                cancellation = await to_its_end(
+                    connection.release_savepoint(), connection.terminate
+                )
         except BaseException:
-            if outermost:
-                await self._undo(connection)
-            else:
-                await self._undo_savepoint(connection)
-            self._forget(transaction, "rolled back")
+            try:
+                if outermost:
+                    await self._undo(connection)
+            finally:
+                self._forget(transaction, "rolled back")
             raise
         callbacks, transaction._on_commit = transaction._on_commit, []
         self._forget(transaction, "committed")
         if self.in_transaction:
             self.turns.stack[-1]._on_commit += callbacks
-            return []
+            callbacks = []
+        if cancellation is not None:
+            raise cancellation
         return callbacks
 
     async def roll_back_transaction(self, transaction: Transaction) -> None:
         """Roll back `transaction` and those inside it. The caller has the turn."""
         connection = self._leased()
         index = self.turns.stack.index(transaction)
+        cancellation = None
         try:
             if index == 0:
                 if connection.is_alive() or connection.in_transaction:
                     await connection.rollback()
             else:
                 for _ in self.turns.stack[index:]:
-                    await connection.rollback_to_savepoint()
+                    cancellation = (
+                        await to_its_end(connection.rollback_to_savepoint(), connection.terminate)
+                        or cancellation
+                    )
         except BaseException as error:
             # The server rolls back what loses its connection. That is no error of a rollback.
             alive = connection.is_alive()
-            connection.terminate()
+            if index or not alive or connection.in_transaction:
+                connection.terminate()
             if not isinstance(error, DatabaseError) or alive:
                 raise
         finally:
             self._forget(transaction, "rolled back")
+        if cancellation is not None:
+            raise cancellation
 
     async def roll_back_out_of_turn(self, transaction: Transaction) -> None:
         """Roll back a transaction whose block is left while others keep the connection."""
         connection = self._leased()
-        if self.turns.busy:
-            logger.warning("a connection is cut: its transaction was left while it was in use")
-            connection.terminate()
-            self._forget(transaction, "rolled back")
-        else:
-            self.turns.busy = True
-            try:
-                await self.roll_back_transaction(transaction)
-            finally:
-                self.turns.pass_on()
-        await self.unhold()
+        try:
+            if self.turns.busy:
+                logger.warning("a connection is cut: its transaction was left while it was in use")
+                connection.terminate()
+                self._forget(transaction, "rolled back")
+            else:
+                self.turns.busy = True
+                try:
+                    await self.roll_back_transaction(transaction)
+                finally:
+                    self.turns.pass_on()
+        finally:
+            transaction._holding = False
+            await self.unhold()
 
     def _forget(self, transaction: Transaction, state: str) -> None:
         """Take `transaction` and those inside it off the stack."""
+        if transaction not in self.turns.stack:
+            return  # an outer one was left out of turn meanwhile, and took it along
         index = self.turns.stack.index(transaction)
         for ended in self.turns.stack[index:]:
             ended._state = state if ended is transaction else "rolled back"
             ended._on_commit.clear()
             if ended is not transaction:
+                ended._holding = False
                 self._holds -= 1  # what the inner one held; the outer one still holds
         del self.turns.stack[index:]
         self.turns.note_end()
@@ -319,16 +356,8 @@ class Connection(Queries):
             elif connection.in_transaction:
                 await connection.rollback()
         except BaseException as error:
-            connection.terminate()
-            if not isinstance(error, Exception):
-                raise
-
-    async def _undo_savepoint(self, connection: DriverConnection) -> None:
-        try:
-            await connection.rollback_to_savepoint()
-        except BaseException as error:
-            # Whether the savepoint is there is unknown; nothing may be committed around it.
-            connection.terminate()
+            if connection.in_transaction or not connection.is_alive():
+                connection.terminate()
             if not isinstance(error, Exception):
                 raise
 
@@ -340,10 +369,14 @@ class Connection(Queries):
         self.turns.base = transaction
 
     async def end_base(self) -> None:
-        """Roll everything back."""
-        base, self.turns.base = self.turns.base, None
-        if base is not None and base.is_open:
-            await base._end(commit=False, task=current_task(), leaving=True)
+        """Roll everything back. Whoever still holds the connection is refused from then on."""
+        base = self.turns.base
+        try:
+            if base is not None and base.is_open:
+                await base._end(commit=False, task=current_task(), leaving=True)
+        finally:
+            if self._driver_connection is not None:
+                await self._give_back(self._driver_connection)
 
     # -- queries
 
@@ -353,18 +386,33 @@ class Connection(Queries):
             raise NotConnectedError("the connection was returned to the pool; hold it again")
         return connection
 
+    async def take_turn(
+        self, transaction: Transaction | None, task: asyncio.Task[Any] | None
+    ) -> None:
+        """Wait for a turn for work that was called for in `transaction`.
+
+        Raises:
+            TransactionError: It has ended meanwhile; outside of it, the work would be committed.
+        """
+        await self.turns.take(transaction, task)
+        if transaction is not None and not transaction.is_open:
+            self.turns.pass_on()
+            raise TransactionError(
+                f"this was called for in a transaction that is already {transaction.state}; "
+                "await it before the transaction ends"
+            )
+
     async def _usable(self) -> DriverConnection:
         """Return the leased connection, or another where it was lost outside a transaction."""
         connection = self._leased()
         if self.turns.stack or connection.is_alive():
             return connection
-        assert self._pool is not None
-        replacement = await self._services.ready_pool().acquire()
-        replacement.holder = self._holder
-        self._driver_connection = replacement
+        # Given back first: in a full pool, the other one takes its place.
         connection.suspect = True
-        await self._pool.release(connection)
-        return replacement
+        await self._give_back(connection)
+        assert self._acquiring is not None
+        await self._lease(self._acquiring)
+        return self._leased()
 
     def _perform(
         self,
@@ -391,18 +439,21 @@ class Connection(Queries):
     ) -> Any:
         await self.hold()
         try:
-            if self.turns.busy or self.turns.stack:
-                await self.turns.take(transaction, task)
+            if self.turns.busy or self.turns.stack or transaction is not None:
+                await self.take_turn(transaction, task)
             else:
                 self.turns.busy = True
             try:
                 connection = await self._usable()
-                run = run_query(self._services, connection, operation, query, values, finish)
                 guard = self._guard(connection)
                 if guard is None:
-                    return await run
+                    return await run_query(
+                        self._services, connection, operation, query, values, finish
+                    )
                 async with guard:
-                    return await run
+                    return await run_query(
+                        self._services, connection, operation, query, values, finish
+                    )
             finally:
                 self.turns.pass_on()
         finally:
@@ -469,14 +520,41 @@ class Connection(Queries):
         transaction: Transaction | None,
         task: asyncio.Task[Any] | None,
     ) -> AsyncGenerator[Record, None]:
-        async def in_turn(step: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        async def guarded(
+            connection: DriverConnection, step: Callable[[], Coroutine[Any, Any, Any]]
+        ) -> Any:
+            guard = self._guard(connection)
+            if guard is None:
+                return await step()
+            async with guard:
+                return await step()
+
+        async def open_cursor() -> tuple[DriverConnection, DriverCursor]:
+            await self.take_turn(transaction, task)
+            try:
+                usable = await self._usable()
+                note_session(usable, plan)
+                hold = not usable.in_transaction
+                return usable, await guarded(
+                    usable, lambda: usable.open_cursor(plan, args, hold=hold)
+                )
+            finally:
+                self.turns.pass_on()
+
+        async def fetch() -> Any:
+            await self.take_turn(transaction, task)
+            try:
+                if self._driver_connection is not connection:
+                    raise NotConnectedError("the connection of the iteration was lost")
+                return await guarded(connection, lambda: cursor.fetch(size))
+            finally:
+                self.turns.pass_on()
+
+        async def close() -> None:
             await self.turns.take(transaction, task)
             try:
-                guard = self._guard(connection)
-                if guard is None:
-                    return await step()
-                async with guard:
-                    return await step()
+                if self._driver_connection is connection:
+                    await guarded(connection, cursor.close)
             finally:
                 self.turns.pass_on()
 
@@ -484,20 +562,15 @@ class Connection(Queries):
         try:
             self._services.log_query(query, values)
             plan, args, _ = self._services.query_cache.prepare(query, values)
-            connection = await self._usable()
-            note_session(connection, plan)
-            hold = not connection.in_transaction
-            cursor = await limited(
-                in_turn(lambda: connection.open_cursor(plan, args, hold=hold)), seconds
-            )
+            connection, cursor = await limited(open_cursor(), seconds)
             try:
-                while records := await limited(in_turn(lambda: cursor.fetch(size)), seconds):
+                while records := await limited(fetch(), seconds):
                     for record in records:
                         yield record
             except BaseException:
                 # Left early, cancelled or failed: whatever is wrong shows when it is returned.
                 try:
-                    await in_turn(cursor.close)
+                    await close()
                 except BaseException as error:
                     connection.suspect = True
                     if not connection.in_transaction:
@@ -505,7 +578,7 @@ class Connection(Queries):
                     if not isinstance(error, Exception):
                         raise
                 raise
-            await in_turn(cursor.close)
+            await close()
         finally:
             await self.unhold()
 
@@ -521,7 +594,11 @@ class StatementGuard:
 
     async def __aenter__(self) -> None:
         """Open the savepoint."""
-        await self._connection.savepoint()
+        connection = self._connection
+        cancellation = await to_its_end(connection.savepoint(), connection.terminate)
+        if cancellation is not None:
+            await to_its_end(connection.rollback_to_savepoint(), connection.terminate)
+            raise cancellation
 
     async def __aexit__(
         self,
@@ -534,11 +611,17 @@ class StatementGuard:
         if not connection.in_transaction:
             return
         if exc_type is None:
-            await connection.release_savepoint()
-            return
+            run = connection.release_savepoint()
+        else:
+            run = connection.rollback_to_savepoint()
         try:
-            await connection.rollback_to_savepoint()
+            cancellation = await to_its_end(run, connection.terminate)
         except BaseException as error:
+            if exc_type is None:
+                raise
             connection.terminate()
             if not isinstance(error, Exception):
                 raise
+        else:
+            if cancellation is not None:
+                raise cancellation

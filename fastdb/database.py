@@ -11,9 +11,9 @@ from fastdb._speedups import QueryCache
 from fastdb.compiler import Compiler
 from fastdb.connection import Connection
 from fastdb.drivers import load_driver
-from fastdb.exceptions import EventLoopError, NotConnectedError
+from fastdb.exceptions import NotConnectedError
 from fastdb.options import split_options
-from fastdb.pool import Pool
+from fastdb.pool import Pool, other_loop
 from fastdb.queries import (
     Queries,
     check_batch_size,
@@ -213,7 +213,7 @@ class Database(Queries):
                 if self._pool.loop is loop:
                     return
                 if not self._pool.loop.is_closed():
-                    raise _other_loop()
+                    raise other_loop()
                 # Its loop ended without disconnect(): nothing there can be closed in order.
                 self._pool.abandon()
                 self._forget_pool()
@@ -246,7 +246,7 @@ class Database(Queries):
                 return
             if pool.loop is not asyncio.get_running_loop():
                 if not pool.loop.is_closed():
-                    raise _other_loop()
+                    raise other_loop()
                 pool.abandon()
                 self._forget_pool()
                 return
@@ -272,7 +272,7 @@ class Database(Queries):
     def _forget_pool(self) -> None:
         self._pool = None
         self._global = None
-        self._leases = 0
+        # The leases are still counted: whoever has one gives it back.
         self._connections.clear()
 
     # -- what a Connection needs
@@ -283,7 +283,7 @@ class Database(Queries):
         if pool is None:
             return self.pool  # raises
         if pool.loop is not asyncio.get_running_loop():
-            raise _other_loop()
+            raise other_loop()
         return pool
 
     def note_lease(self, change: int) -> None:
@@ -466,11 +466,4 @@ def single_connection_options(options: Options) -> Options:
 
     return dataclasses.replace(
         options, min_size=1, max_size=1, max_lifetime=None, idle_timeout=None, max_queries=None
-    )
-
-
-def _other_loop() -> EventLoopError:
-    return EventLoopError(
-        "the database is connected on another event loop; use it there, "
-        "or make one Database for each loop"
     )

@@ -16,7 +16,8 @@ import random
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from fastdb.exceptions import NotConnectedError, PoolTimeoutError
+from fastdb.drivers.base import to_its_end
+from fastdb.exceptions import EventLoopError, NotConnectedError, PoolTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -97,6 +98,15 @@ class Pool:
         """The event loop that the pool belongs to."""
         return self._loop
 
+    def check_loop(self) -> None:
+        """Refuse to serve another event loop than the pool's own.
+
+        Raises:
+            EventLoopError: Another one is running.
+        """
+        if asyncio.get_running_loop() is not self._loop:
+            raise other_loop()
+
     @property
     def closing(self) -> bool:
         """Whether the pool no longer lends connections."""
@@ -130,12 +140,12 @@ class Pool:
             for connection in await asyncio.gather(*tasks):
                 self._keep(connection)
         except BaseException:
+            self._closing = True
             for task in tasks:
                 task.cancel()
-            for outcome in await asyncio.gather(*tasks, return_exceptions=True):
-                if not isinstance(outcome, BaseException):
-                    outcome.terminate()
-            self._closing = True
+                # Called in any case, also where the wait is cancelled again.
+                task.add_done_callback(_terminate_opened)
+            await asyncio.wait(tasks)
             raise
 
     async def close(self, timeout: float | None, spare: object | None = None) -> None:
@@ -322,8 +332,13 @@ class Pool:
 
         What goes wrong there is logged, not raised: the caller's own result stands.
         """
-        if not self.put(connection):
-            await self._clean(connection)
+        if self.put(connection):
+            return
+        cleaning = self._loop.create_task(self._clean(connection))
+        # A caller that is cancelled again waits all the same: half-cleaned, it had to be closed.
+        cancellation = await to_its_end(cleaning, cleaning.cancel)
+        if cancellation is not None:
+            raise cancellation
 
     def put(self, connection: DriverConnection) -> bool:
         """Take a connection back at once where it is clean; otherwise return False."""
@@ -378,7 +393,11 @@ class Pool:
             return
         connection.idle_since = self._loop.time()
         self._idle.append(connection)
-        if self._reaper is None and self._options.idle_timeout is not None:
+        if (
+            self._reaper is None
+            and self._size > self._options.min_size
+            and self._options.idle_timeout is not None
+        ):
             self._schedule_reaper()
 
     def _note_return(self) -> None:
@@ -426,7 +445,8 @@ class Pool:
 
     def drop_unowned(self, connection: DriverConnection) -> None:
         """Cut a leased connection whose owner is gone without having returned it."""
-        if not self._closing and not self._loop.is_closed():
+        # The loop may be closed, or closing in another thread.
+        with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._drop, connection, "unreturned")
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
@@ -464,6 +484,19 @@ async def _close(connection: DriverConnection) -> None:
         if not isinstance(error, Exception):
             raise
         logger.debug("a connection did not close in good order: %r", error)
+
+
+def _terminate_opened(task: asyncio.Task[DriverConnection]) -> None:
+    if not task.cancelled() and task.exception() is None:
+        task.result().terminate()
+
+
+def other_loop() -> EventLoopError:
+    """Return the error that refuses another event loop."""
+    return EventLoopError(
+        "the database is connected on another event loop; use it there, "
+        "or make one Database for each loop"
+    )
 
 
 def _disconnected() -> NotConnectedError:

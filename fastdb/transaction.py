@@ -2,9 +2,8 @@
 
 The transactions that are open on one connection form a path: the outermost, a savepoint inside
 it, and so on (``Turns.stack``). Which of them a task works in is known by its
-context: a context variable holds the innermost transaction that was started there, and each
-transaction holds the one that was current before. Contexts are copied to child tasks, so a child
-that is handed a connection works in its parent's transaction.
+context: a context variable holds those that were started there. Contexts are copied to child tasks,
+so a child that is handed a connection works in its parent's transaction.
 
 States: new → starting → open → ending → committed | rolled back; a start that fails ends as
 ``failed``.
@@ -36,26 +35,24 @@ logger = logging.getLogger("fastdb")
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Contexts are kept by every timer and callback that was set up in them: a strong reference would
-# keep an abandoned transaction, and its connection, for as long.
-_current: contextvars.ContextVar[weakref.ref[Transaction] | None] = contextvars.ContextVar(
-    "fastdb_transaction", default=None
+# The transactions that were started in this context, the outermost first. Contexts are kept by
+# every timer and callback that was set up in them: a strong reference would keep an abandoned
+# transaction, and its connection, for as long.
+_path: contextvars.ContextVar[tuple[weakref.ref[Transaction], ...]] = contextvars.ContextVar(
+    "fastdb_transactions", default=()
 )
-
-
-def _innermost() -> Transaction | None:
-    """Return the transaction that was started last in this context, open or not."""
-    reference = _current.get()
-    return None if reference is None else reference()
 
 
 def current_transaction(connection: Connection) -> Transaction | None:
     """Return the innermost open transaction on `connection` that this context is in."""
-    transaction = _innermost()
-    while transaction is not None:
-        if transaction.is_open and transaction._connection is connection:
+    for reference in reversed(_path.get()):
+        transaction = reference()
+        if (
+            transaction is not None
+            and transaction.is_open
+            and transaction._connection is connection
+        ):
             return transaction
-        transaction = transaction._outer
     return None
 
 
@@ -94,7 +91,7 @@ class Transaction:
         self._force_rollback = force_rollback
         self._connection: Connection | None = None
         self._task: weakref.ref[asyncio.Task[Any]] | None = None
-        self._outer: Transaction | None = None
+        self._holding = False  # whether a hold on the connection is still this one's
         self._state = "new"
         self._on_commit: list[Callable[[], Any]] = []
 
@@ -154,13 +151,10 @@ class Transaction:
         connection = self._connection = self._choose_connection()
         task = current_task()
         self._task = weakref.ref(task) if task is not None else None
-        outer = _innermost()
-        while outer is not None and outer._state not in ("starting", "open"):
-            outer = outer._outer
-        self._outer = outer
         parent = current_transaction(connection)
         self._state = "starting"
-        _current.set(weakref.ref(self))
+        outer = [reference for reference in _path.get() if _goes_on(reference())]
+        _path.set((*outer, weakref.ref(self)))
         return self._start(connection, parent)
 
     def commit(self) -> Coroutine[Any, Any, None]:
@@ -230,7 +224,7 @@ class Transaction:
         try:
             await connection.hold()
             try:
-                await connection.turns.take(parent, self.task)
+                await connection.take_turn(parent, self.task)
                 try:
                     await connection.push_transaction(self)
                 finally:
@@ -287,7 +281,8 @@ class Transaction:
                     )
         finally:
             connection.turns.pass_on()
-            if ended:
+            if ended and self._holding:
+                self._holding = False
                 await connection.unhold()
         await _call_all(callbacks)
 
@@ -297,8 +292,13 @@ class Transaction:
         return f"already {self._state}"
 
     def _leave_context(self) -> None:
-        if _innermost() is self:
-            _current.set(None if self._outer is None else weakref.ref(self._outer))
+        path = _path.get()
+        if path and path[-1]() is self:
+            _path.set(path[:-1])
+
+
+def _goes_on(transaction: Transaction | None) -> bool:
+    return transaction is not None and transaction._state in ("starting", "open")
 
 
 async def _call_all(callbacks: list[Callable[[], Any]]) -> None:

@@ -114,13 +114,13 @@ class Turns:
             raise
 
     async def _wait_for_end(self, blocker: Transaction, task: asyncio.Task[Any] | None) -> None:
-        owner = blocker.task
-        while owner is not None and (next_blocker := self._waiting.get(owner)) is not None:
-            owner = next_blocker.task
-            if owner is not None and owner is task:
+        owner = last = blocker.task
+        while last is not None and (next_blocker := self._waiting.get(last)) is not None:
+            last = next_blocker.task
+            if last is not None and last is task:
                 raise TransactionError(
                     f"this would wait for ever: {blocker!r} is open on the same connection, and "
-                    f"its task waits for a transaction of {owner.get_name()!r}, which is this one"
+                    f"its task waits for a transaction of {last.get_name()!r}, which is this one"
                 )
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._ended.append(ended)

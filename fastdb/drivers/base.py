@@ -16,12 +16,13 @@ Three rules hold for every operation:
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
 
     from sqlalchemy.engine import Dialect
 
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 
     Args = tuple[Any, ...]
     Batch = tuple[QueryPlan, list[Args]]
+
+
+#: Seconds that go on being given to a command which must not be cut off, once it was cancelled.
+PATIENCE: Final = 1.0
 
 
 class Outcome(NamedTuple):
@@ -216,7 +221,11 @@ class DriverConnection(ABC):
 
     @abstractmethod
     async def release_savepoint(self) -> None:
-        """Keep what happened since the innermost savepoint."""
+        """Keep what happened since the innermost savepoint.
+
+        It has ended then in any case: where that fails, what happened since is undone, if the
+        server has not undone more.
+        """
 
     @abstractmethod
     async def rollback_to_savepoint(self) -> None:
@@ -247,3 +256,34 @@ class DriverConnection(ABC):
     @abstractmethod
     def terminate(self) -> None:
         """Close at once, without awaiting anything; what is not committed is lost."""
+
+
+async def to_its_end(
+    run: Awaitable[None], cut: Callable[[], object]
+) -> asyncio.CancelledError | None:
+    """Await `run`, also when cancelled; return the cancellation, which the caller has to raise.
+
+    A command half-way through which nobody knows what is open must not be stopped: PostgreSQL
+    would count the whole transaction as failed, and a savepoint may be there or not.
+
+    Args:
+        run: A short command.
+        cut: Makes it fail; called where it does not end soon after the cancellation.
+    """
+    task = asyncio.ensure_future(run)
+    cancellation: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            if cancellation is None:
+                await asyncio.wait((task,))
+            elif not (await asyncio.wait((task,), timeout=PATIENCE))[0]:
+                cut()
+        except asyncio.CancelledError as error:
+            cancellation = error
+    try:
+        task.result()
+    except BaseException as error:
+        if cancellation is None:
+            raise
+        raise cancellation from error
+    return cancellation
