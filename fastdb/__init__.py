@@ -1,5 +1,6 @@
 """Async databases for latency-sensitive services: PostgreSQL, MySQL, MariaDB and SQLite."""
 
+from fastdb import core, interfaces
 from fastdb._speedups import COMPILED, Record
 from fastdb.connection import Connection
 from fastdb.database import Database
@@ -70,4 +71,6 @@ __all__ = [
     "UnknownParameterError",
     "Warning",
     "__version__",
+    "core",
+    "interfaces",
 ]

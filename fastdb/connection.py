@@ -150,9 +150,7 @@ class Connection(Queries):
     async def hold(self) -> None:
         """Lease a driver connection with the first hold."""
         if self._driver_connection is not None:
-            assert self._pool is not None
-            self._pool.check_loop()
-            self._holds += 1
+            self._hold_on()
             return
         self._holds += 1
         try:
@@ -163,6 +161,12 @@ class Connection(Queries):
             # Whoever leased it meanwhile may be gone by now.
             await self.unhold()
             raise
+
+    def _hold_on(self) -> None:
+        """Hold what is leased already."""
+        assert self._pool is not None
+        self._pool.check_loop()
+        self._holds += 1
 
     async def unhold(self) -> None:
         """Return the driver connection with the last hold."""
@@ -395,7 +399,11 @@ class Connection(Queries):
             TransactionError: It has ended meanwhile; outside of it, the work would be committed.
         """
         await self.turns.take(transaction, task)
-        if transaction is not None and not transaction.is_open:
+        if (
+            transaction is not None
+            and not transaction.is_open
+            and transaction is not self.turns.base  # with it, the connection has ended
+        ):
             self.turns.pass_on()
             raise TransactionError(
                 f"this was called for in a transaction that is already {transaction.state}; "
@@ -437,7 +445,10 @@ class Connection(Queries):
         transaction: Transaction | None,
         task: asyncio.Task[Any] | None,
     ) -> Any:
-        await self.hold()
+        if self._driver_connection is None:
+            await self.hold()
+        else:
+            self._hold_on()
         try:
             if self.turns.busy or self.turns.stack or transaction is not None:
                 await self.take_turn(transaction, task)
@@ -457,7 +468,10 @@ class Connection(Queries):
             finally:
                 self.turns.pass_on()
         finally:
-            await self.unhold()
+            if self._holds > 1:
+                self._holds -= 1
+            else:
+                await self.unhold()
 
     def _guard(self, connection: DriverConnection) -> StatementGuard | None:
         """Keep an error outside the user's transactions from spoiling the base one."""
@@ -520,6 +534,9 @@ class Connection(Queries):
         transaction: Transaction | None,
         task: asyncio.Task[Any] | None,
     ) -> AsyncGenerator[Record, None]:
+        connection: DriverConnection
+        cursor: DriverCursor
+
         async def guarded(
             connection: DriverConnection, step: Callable[[], Coroutine[Any, Any, Any]]
         ) -> Any:

@@ -164,6 +164,8 @@ async def test_names_where_users_of_the_predecessor_look(database_url: str) -> N
     assert core.Connection is fastdb.Connection
     assert core.Transaction is fastdb.Transaction
     assert interfaces.Record is fastdb.Record
+    assert fastdb.core is core
+    assert fastdb.interfaces is interfaces
 
 
 async def test_another_event_loop_is_told(database: fastdb.Database) -> None:

@@ -301,7 +301,7 @@ async def test_literal_percent_colon_and_question_mark(database: fastdb.Database
     row = await database.fetch_one(query, {"x": "50% :y ?"})
     assert row is not None
     assert tuple(row) == ("100%", "a:b", "%s ?", "1", "50% :y ?")
-    like = sa.select(sa.literal("a%b").like("a%%b"), sa.literal_column("'7%'"))
+    like = sa.select(sa.literal("a%b").like("a%%b"), sa.literal_column("'7%'", sa.String))
     row = await database.fetch_one(like)
     assert row is not None
     assert row[1] == "7%"
@@ -309,7 +309,7 @@ async def test_literal_percent_colon_and_question_mark(database: fastdb.Database
 
 async def test_execute_many(tables: fastdb.Database) -> None:
     rows = [{"text": f"n{n}"} for n in range(2500)]
-    assert await tables.execute_many(notes.insert(), (row for row in rows)) is None
+    await tables.execute_many(notes.insert(), (row for row in rows))
     assert await tables.fetch_val("SELECT COUNT(*) FROM notes") == 2500
     assert await tables.fetch_val("SELECT COUNT(*) FROM notes WHERE version = 1") == 2500
     await tables.execute_many(

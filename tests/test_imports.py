@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "turns url",
     "core": "connection database transaction url",
     "interfaces": "_speedups",
-    "": "_speedups connection database exceptions queries transaction url",
+    "": "_speedups connection core database exceptions interfaces queries transaction url",
 }
 FAMILIES = {"asyncmy": "mysql"}
 THIRD_PARTY = {"aiomysql", "aiosqlite", "asyncmy", "asyncpg", "pymysql", "sqlalchemy"}

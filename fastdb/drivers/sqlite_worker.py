@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import sqlite3
 import weakref
 from queue import SimpleQueue
@@ -17,7 +18,12 @@ from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any
 
 from fastdb.drivers.sqlite_mailbox import Job
-from fastdb.exceptions import DriverNotInstalledError, NotConnectedError, from_driver
+from fastdb.exceptions import (
+    DatabaseError,
+    DriverNotInstalledError,
+    NotConnectedError,
+    from_driver,
+)
 
 try:
     import aiosqlite
@@ -37,6 +43,9 @@ __all__ = ["KNOWN_LAYOUT", "RawConnection", "Worker", "open_unknown"]
 #: SQLite's virtual machine takes so many steps (about a millisecond) between two looks at whether
 #: the job is cancelled, where ``interrupt()`` would reach others' statements.
 _PROGRESS_STEPS = 50_000
+
+#: Seconds that an interrupted job has to end once its task was cancelled again.
+_PATIENCE = 1.0
 
 _THREAD_NAME = "fastdb-sqlite"
 _CLOSED = "the SQLite connection is closed"
@@ -265,16 +274,21 @@ class Worker:
             return
         job.over = self.mailbox.loop.create_future()
         pause = 0.001
+        deadline = math.inf
         while not job.over.done():
+            if self.mailbox.loop.time() >= deadline:
+                self.terminate()
+                return
             # Between two statements of a job there is nothing to interrupt: say it again.
             self._interrupt(job)
             self._bell.set()
             try:
                 await asyncio.wait([job.over], timeout=pause)
             except asyncio.CancelledError:
+                # Most jobs end at once. One that does not, in a function of the user's perhaps,
+                # must not hold up who insists; a database in memory would be lost with it.
                 if not self.persistent:
-                    self.terminate()
-                    raise
+                    deadline = min(deadline, self.mailbox.loop.time() + _PATIENCE)
             pause = min(pause * 2, 0.1)
 
     def _interrupt(self, job: Any = None) -> None:
@@ -403,6 +417,9 @@ class Worker:
                 job.error = _closed_error()
         except BaseException as error:
             job.error = error
+            if self._terminated and isinstance(error, DatabaseError):
+                job.error = _closed_error()  # "interrupted" would not say by whom
+                job.error.__cause__ = error
         with self._lock:
             self._current = None
         if guarded and self.connection is not None:
