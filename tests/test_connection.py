@@ -198,3 +198,57 @@ async def test_a_transaction_left_open_by_raw_sql_is_rolled_back(notes: fastdb.D
 async def test_leaving_more_often_than_entering_is_told(database: fastdb.Database) -> None:
     with pytest.raises(fastdb.NotConnectedError, match="left more often"):
         await database.connection().__aexit__(None, None, None)
+
+
+async def test_a_held_connection_on_another_loop_is_told(database: fastdb.Database) -> None:
+    errors: list[BaseException] = []
+
+    async with database.connection() as connection:
+
+        def elsewhere() -> None:
+            try:
+                asyncio.run(asyncio.wait_for(connection.execute("SELECT 1"), 2))
+            except BaseException as error:
+                errors.append(error)
+
+        await asyncio.to_thread(elsewhere)
+        assert isinstance(errors[0], fastdb.EventLoopError)
+        assert await connection.fetch_val("SELECT 1") == 1
+
+
+async def test_a_lost_connection_is_replaced_in_a_full_pool(database_url: str) -> None:
+    async with fastdb.Database(database_url, max_size=1, acquire_timeout=1) as database:
+        async with database.connection() as connection:
+            assert connection._driver_connection is not None
+            connection._driver_connection.terminate()
+            assert await connection.fetch_val("SELECT 1") == 1
+            stats = database.pool.stats()
+            assert (stats.leased, stats.size) == (1, 1)
+        stats = database.pool.stats()
+        assert (stats.leased, stats.idle) == (0, 1)
+
+
+async def test_a_wait_for_anothers_lease_that_is_cancelled_leaks_nothing(database_url: str) -> None:
+    gate = asyncio.Event()
+
+    async def setup(raw: Any) -> None:
+        await gate.wait()
+
+    async with fastdb.Database(database_url, setup=setup) as database:
+        connection = database.connection()
+
+        async def first() -> None:
+            async with connection:
+                pass
+            waiter.cancel()
+
+        async def second() -> None:
+            async with connection:
+                pass
+
+        leaser = asyncio.create_task(first())
+        waiter = asyncio.create_task(second())
+        await asyncio.sleep(0.01)
+        gate.set()
+        await asyncio.wait([leaser, waiter])
+        assert database.pool.stats().leased == 0

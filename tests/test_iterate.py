@@ -206,3 +206,51 @@ async def test_two_at_once_in_one_transaction(filled: fastdb.Database) -> None:
         await first.aclose()
         await second.aclose()
     assert pairs == [(n, n) for n in range(50)]
+
+
+async def test_iterate_beside_another_query(filled: fastdb.Database) -> None:
+    async with filled.connection() as connection:
+        slow = {
+            "sqlite": "SELECT 1",
+            "postgresql": "SELECT 1 FROM pg_sleep(0.1)",
+            "mysql": "SELECT SLEEP(0.1) + 1",
+        }[filled.url.dialect]
+        query = asyncio.create_task(connection.fetch_val(slow))
+        await asyncio.sleep(0.02)
+        rows = [row async for row in connection.iterate("SELECT 1 AS n")]
+        assert len(rows) == 1
+        assert await query == 1
+    assert filled.pool.stats().closed == {}
+
+
+async def test_iterate_waits_for_another_tasks_transaction(filled: fastdb.Database) -> None:
+    entered, leave = asyncio.Event(), asyncio.Event()
+
+    async def other(connection: fastdb.Connection) -> None:
+        async with connection.transaction():
+            entered.set()
+            await leave.wait()
+
+    async with filled.connection() as connection:
+        task = asyncio.create_task(other(connection))
+        await entered.wait()
+        rows = connection.iterate("SELECT 1 AS n UNION ALL SELECT 2", batch_size=1)
+        first = asyncio.create_task(anext(rows))
+        await asyncio.sleep(0.02)
+        leave.set()
+        await first
+        await connection.execute("INSERT INTO numbers (id) VALUES (-1)")
+        async with fastdb.Database(filled.url) as second:
+            assert await second.fetch_val("SELECT id FROM numbers WHERE id < 0") == -1
+        await rows.aclose()
+        await task
+
+
+async def test_an_iteration_ends_with_its_transaction(filled: fastdb.Database) -> None:
+    async with filled.transaction():
+        rows = filled.iterate("SELECT id FROM numbers ORDER BY id", batch_size=2)
+        assert (await anext(rows)).id == 0
+    with pytest.raises(fastdb.TransactionError):
+        async for _ in rows:
+            pass
+    assert filled.pool.stats().leased == 0

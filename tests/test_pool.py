@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 from typing import Any
 
 import pytest
 
 import fastdb
+from fastdb.drivers.base import DriverConnection
 
 
 async def hold(database: fastdb.Database, entered: asyncio.Event, leave: asyncio.Event) -> None:
@@ -259,3 +262,81 @@ async def test_stats_count(database_url: str) -> None:
             stats = database.pool.stats()
             assert (stats.leased, stats.idle, stats.size) == (1, 0, 1)
         assert database.pool.stats().idle == 1
+
+
+async def test_disconnect_does_not_wait_for_vanished_holders(database_url: str) -> None:
+    database = fastdb.Database(database_url)
+    await database.connect()
+    leave = asyncio.Event()
+
+    async def work() -> None:
+        await database.transaction()
+        await leave.wait()
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0.05)
+    closing = asyncio.create_task(database.disconnect(timeout=None))
+    await asyncio.sleep(0.05)
+    leave.set()
+    await task
+    del task
+    gc.collect()
+    await asyncio.wait_for(closing, 5)
+
+
+async def test_connect_cancelled_twice_leaves_none_open(database_url: str) -> None:
+    opened: list[Any] = []
+    gate = asyncio.Event()
+
+    async def init(raw: Any) -> None:
+        opened.append(raw)
+        if len(opened) == 2:
+            await gate.wait()
+        while len(opened) == 3 and raw is opened[2] and not gate.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await gate.wait()
+
+    database = fastdb.Database(database_url, min_size=3, init=init)
+    connect = database._driver.connect
+    connections: list[DriverConnection] = []
+
+    async def noting() -> DriverConnection:
+        connections.append(await connect())
+        return connections[-1]
+
+    database._driver.connect = noting  # type: ignore[method-assign]
+    task = asyncio.create_task(database.connect())
+    for _ in range(500):
+        await asyncio.sleep(0.01)
+        if len(opened) == 3 and connections:
+            break
+    for _ in range(2):
+        task.cancel()
+        await asyncio.sleep(0.01)
+    gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    for _ in range(500):
+        await asyncio.sleep(0.01)
+        if not any(connection.is_alive() for connection in connections):
+            break
+    assert [connection.is_alive() for connection in connections] == [False, False]
+
+
+async def test_a_database_in_memory_survives_cancellations() -> None:
+    async with fastdb.Database("sqlite://") as database:
+        await database.execute("CREATE TABLE notes (id INTEGER PRIMARY KEY)")
+
+        async def work() -> None:
+            async with database.transaction():
+                await database.execute("INSERT INTO notes (id) VALUES (1)")
+
+        for step in range(50):
+            task = asyncio.create_task(work())
+            for _ in range(step % 25):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+            await database.execute("DELETE FROM notes")

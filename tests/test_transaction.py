@@ -468,3 +468,221 @@ async def test_readable_repr(notes: fastdb.Database) -> None:
         assert "open" in repr(transaction)
     assert "committed" in repr(transaction)
     assert sys.getrefcount(transaction) < 10
+
+
+async def test_connected_again_after_a_disconnect_inside_a_connection(
+    notes: fastdb.Database,
+) -> None:
+    async with notes.connection():
+        await notes.disconnect()
+    await notes.connect()
+    with pytest.raises(ZeroDivisionError):
+        async with notes.transaction():
+            await asyncio.wait_for(add(notes.connection(), 1), 5)
+            await asyncio.wait_for(notes.execute("INSERT INTO notes (id) VALUES (2)"), 5)
+            raise ZeroDivisionError
+    assert await ids(notes) == []
+
+
+async def test_a_forced_rollback_ends_what_still_holds_the_connection(database_url: str) -> None:
+    database = fastdb.Database(database_url)
+    async with database:
+        await database.execute("CREATE TABLE notes (id INTEGER PRIMARY KEY, text VARCHAR(100))")
+    database.force_rollback = True
+    await database.connect()
+    entered, leave = asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        async with database.connection() as connection:
+            entered.set()
+            await leave.wait()
+            with pytest.raises(fastdb.NotConnectedError):
+                await add(connection, 1)
+
+    task = asyncio.create_task(work())
+    await entered.wait()
+    closing = asyncio.create_task(database.disconnect(timeout=0.2))
+    await asyncio.sleep(0.05)
+    leave.set()
+    await asyncio.gather(task, closing)
+    database.force_rollback = False
+    async with database:
+        assert await ids(database) == []
+
+
+async def test_a_forced_rollback_lets_no_queued_statement_through(database_url: str) -> None:
+    database = fastdb.Database(database_url)
+    async with database:
+        await database.execute("CREATE TABLE notes (id INTEGER PRIMARY KEY, text VARCHAR(100))")
+    database.force_rollback = True
+    await database.connect()
+    tasks = [asyncio.create_task(add(database, n)) for n in range(10)]
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(database.disconnect())
+    await asyncio.sleep(0)
+    tasks += [asyncio.create_task(add(database, n)) for n in range(10, 20)]
+    await asyncio.wait([*tasks, closing])
+    await closing
+    for task in tasks:
+        assert task.exception() is None or isinstance(task.exception(), fastdb.NotConnectedError)
+    database.force_rollback = False
+    async with database:
+        assert await ids(database) == []
+
+
+async def test_force_rollback_on_another_loop_is_told(database_url: str) -> None:
+    errors: list[BaseException] = []
+    async with fastdb.Database(database_url, force_rollback=True) as database:
+
+        def elsewhere() -> None:
+            try:
+                asyncio.run(asyncio.wait_for(database.execute("SELECT 1"), 2))
+            except BaseException as error:
+                errors.append(error)
+
+        await asyncio.to_thread(elsewhere)
+        assert isinstance(errors[0], fastdb.EventLoopError)
+        assert await database.fetch_val("SELECT 1") == 1
+
+
+async def test_disconnect_inside_a_transaction(notes: fastdb.Database) -> None:
+    with pytest.raises(fastdb.Error):
+        async with notes.transaction():
+            await add(notes, 1)
+            await notes.disconnect()
+    await notes.connect()
+    assert await ids(notes) == []
+
+
+async def test_force_rollback_survives_cancellations(notes: fastdb.Database) -> None:
+    sandbox = fastdb.Database(notes.url, force_rollback=True)
+
+    async def work() -> None:
+        await add(sandbox, 1)
+        async with sandbox.transaction():
+            await add(sandbox, 2)
+
+    await sandbox.connect()
+    for step in range(40):
+        task = asyncio.create_task(work())
+        for _ in range(step):
+            await asyncio.sleep(0.0001)
+        task.cancel()
+        await asyncio.wait([task])
+        if notes.url.dialect == "mysql":
+            # Its connection, with all that was done, may end with the statement: then it is told.
+            if not task.cancelled() and isinstance(task.exception(), fastdb.DatabaseError):
+                break
+            continue
+        assert await ids(sandbox) in ([], [1], [1, 2])
+        await sandbox.execute("DELETE FROM notes")
+    await sandbox.disconnect()
+    assert await ids(notes) == []
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+async def test_a_swallowed_error_undoes_only_the_inner_block(
+    notes: fastdb.Database, depth: int
+) -> None:
+    async with notes.transaction():
+        await add(notes, 1)
+        async with notes.transaction():
+            await add(notes, 2)
+            try:
+                async with notes.transaction():
+                    await add(notes, 3)
+                    with pytest.raises(fastdb.DatabaseError):
+                        await notes.execute("SELECT nosuch FROM nowhere")
+            except fastdb.DatabaseError:
+                assert notes.url.dialect == "postgresql"
+        await add(notes, 4)
+    expected = [1, 2, 4] if notes.url.dialect == "postgresql" else [1, 2, 3, 4]
+    assert await ids(notes) == expected
+
+
+@pytest.mark.parametrize("again", [None, 0, 1, 2, 5])
+async def test_cancelled_at_any_step_it_is_whole_or_not_there(
+    database_url: str, again: int | None
+) -> None:
+    async with fastdb.Database(database_url, max_size=1, acquire_timeout=5) as database:
+        await database.execute("CREATE TABLE notes (id INTEGER PRIMARY KEY, text VARCHAR(100))")
+
+        async def work() -> None:
+            async with database.transaction():
+                await add(database, 1)
+                async with database.transaction():
+                    await add(database, 2)
+                await add(database, 3)
+
+        for step in range(40):
+            task = asyncio.create_task(work())
+            for _ in range(step):
+                await asyncio.sleep(0.0001)
+            task.cancel()
+            if again is not None:
+                for _ in range(again):
+                    await asyncio.sleep(0)
+                task.cancel()
+            await asyncio.wait([task])
+            assert await ids(database) in ([], [1, 2, 3])
+            await database.execute("DELETE FROM notes")
+            stats = database.pool.stats()
+            assert (stats.leased, stats.idle, stats.size, stats.waiting) == (0, 1, 1, 0)
+
+
+async def test_a_statement_never_runs_after_its_transaction(notes: fastdb.Database) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with notes.transaction():
+            task = asyncio.create_task(notes.execute("INSERT INTO notes (id) VALUES (1)"))
+            raise ZeroDivisionError
+    with pytest.raises(fastdb.TransactionError):
+        await task
+    assert await ids(notes) == []
+
+
+async def test_cancelled_twice_while_a_child_holds_the_turn(database_url: str) -> None:
+    async def child(connection: fastdb.Connection, inside: asyncio.Event) -> None:
+        async with connection.transaction():
+            await add(connection, 2)
+            inside.set()
+            await asyncio.sleep(0.005)
+
+    async def work(inside: asyncio.Event, children: list[asyncio.Task[None]]) -> None:
+        async with database.connection() as connection, connection.transaction():
+            await add(connection, 1)
+            children.append(asyncio.create_task(child(connection, inside)))
+            await inside.wait()
+
+    async with fastdb.Database(database_url, max_size=1, acquire_timeout=5) as database:
+        await database.execute("CREATE TABLE notes (id INTEGER PRIMARY KEY, text VARCHAR(100))")
+        for steps in range(12):
+            inside = asyncio.Event()
+            children: list[asyncio.Task[None]] = []
+            task = asyncio.create_task(work(inside, children))
+            await inside.wait()
+            await asyncio.sleep(0.001)
+            task.cancel()
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task, *children])
+            stats = database.pool.stats()
+            assert (stats.leased, stats.idle) == (0, stats.size)
+            assert await ids(database) in ([], [1, 2])
+            await database.execute("DELETE FROM notes")
+
+
+async def test_a_child_nests_after_an_inner_one_was_ended_elsewhere(
+    notes: fastdb.Database,
+) -> None:
+    async def child(connection: fastdb.Connection) -> None:
+        async with connection.transaction():
+            await add(connection, 1)
+
+    async def end(transactions: list[fastdb.Transaction]) -> None:
+        await transactions.pop().commit()
+
+    async with notes.connection() as connection, connection.transaction():
+        await asyncio.create_task(end([await connection.transaction()]))
+        await asyncio.wait_for(child(connection), 5)
+    assert await ids(notes) == [1]
