@@ -369,7 +369,9 @@ class Connection(Queries):
         """Begin the transaction that is rolled back in the end (``force_rollback``)."""
         transaction = self.transaction(force_rollback=True)
         await transaction.start()
-        transaction._task = None  # no task's in particular: every task works inside it
+        # No task's and no context's in particular: every task works inside it.
+        transaction._task = None
+        transaction._leave_context()
         self.turns.base = transaction
 
     async def end_base(self) -> None:

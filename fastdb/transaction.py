@@ -93,6 +93,7 @@ class Transaction:
         self._task: weakref.ref[asyncio.Task[Any]] | None = None
         self._holding = False  # whether a hold on the connection is still this one's
         self._state = "new"
+        self._awaited = False
         self._on_commit: list[Callable[[], Any]] = []
 
     @property
@@ -176,11 +177,17 @@ class Transaction:
 
     def __await__(self) -> Generator[Any, Any, Transaction]:
         """Start the transaction."""
-        return self.start().__await__()
+        starting = self.start()
+        self._awaited = True
+        return starting.__await__()
 
     def __aenter__(self) -> Coroutine[Any, Any, Transaction]:
-        """Start the transaction."""
-        return self.start()
+        """Start the transaction, unless ``await`` has: ``async with await transaction():``."""
+        return self._started() if self.is_open and self._awaited else self.start()
+
+    async def _started(self) -> Transaction:
+        self._awaited = False  # a second block is a mistake
+        return self
 
     async def __aexit__(
         self,

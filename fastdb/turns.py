@@ -66,11 +66,16 @@ class Turns:
                 await self._wait_for_turn()
             else:
                 self.busy = True
-            blocker = self._blocker(transaction, task)
+            # Ending the base ends all that is open inside it, whoever began it.
+            blocker = None if self.is_base(transaction) else self._blocker(transaction, task)
             if blocker is None:
                 return
             self.pass_on()
             await self._wait_for_end(blocker, task)
+
+    def is_base(self, transaction: Transaction | None) -> bool:
+        """Return whether `transaction` is the base, which only ``disconnect()`` works in."""
+        return transaction is not None and transaction is self.base
 
     def pass_on(self) -> None:
         """Let the next operation run."""

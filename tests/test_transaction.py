@@ -154,6 +154,16 @@ async def test_starting_twice_is_an_error(notes: fastdb.Database) -> None:
             await transaction.start()
 
 
+async def test_a_block_of_an_awaited_transaction_ends_it(notes: fastdb.Database) -> None:
+    async with await notes.transaction() as transaction:
+        await add(notes, 1)
+        with pytest.raises(fastdb.TransactionError, match="already open"):
+            async with transaction:
+                pass
+    assert transaction.state == "committed"
+    assert await ids(notes) == [1]
+
+
 async def test_ending_one_that_was_not_started_is_an_error(notes: fastdb.Database) -> None:
     with pytest.raises(fastdb.TransactionError, match="not started"):
         await notes.transaction().commit()

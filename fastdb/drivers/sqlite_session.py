@@ -174,11 +174,19 @@ class Session:
         self._ask("SELECT 1")
 
     def _ask(self, sql: str) -> list[Any]:
-        # Every row is read: a statement left open would keep an interruption alive.
+        # Newer versions of SQLite read the schema, which needs a lock, for any statement.
         try:
-            return self._aside.execute(sql).fetchall()
+            return self._read_aside(sql)
         except sqlite3.Error as error:
-            raise translated(error) from error
+            if not self._may_wait(error):
+                raise translated(error) from error
+            failure = error
+        answer: list[Any] = self._retry(failure, self._read_aside, sql)
+        return answer
+
+    def _read_aside(self, sql: str) -> list[Any]:
+        # Every row is read: a statement left open would keep an interruption alive.
+        return self._aside.execute(sql).fetchall()
 
     # -- waiting and small things
 
