@@ -149,8 +149,10 @@ def unquoted(text: str) -> str:
 
 
 def join(scheme: str, netloc: str, path: str, query: str) -> str:
-    """Put raw parts together."""
-    return f"{scheme}://{netloc}{path}{'?' if query else ''}{query}"
+    """Put raw parts together; white space at the end would be dropped in reading it again."""
+    text = f"{scheme}://{netloc}{path}{'?' if query else ''}{query}"
+    kept = text.rstrip()
+    return kept + quoted(text[len(kept) :])
 
 
 def quoted(text: str, safe: str = "") -> str:

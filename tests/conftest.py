@@ -20,6 +20,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import fastdb
 from tests.databases import DIALECTS, ServerDatabase, ServerError, drop_databases
@@ -27,6 +28,11 @@ from tests.servers import Server, given_url, servers
 
 BACKENDS = {"sqlite": None, "postgresql": "postgresql", "mysql": "mysql", "asyncmy": "mysql"}
 DEFAULT_BACKENDS = "sqlite,postgresql,mysql"
+
+# A shared machine is slow at times; CI repeats its examples, so that a red run can be repeated.
+settings.register_profile("fastdb", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "fastdb")
 
 cleanup = pytest.StashKey[ExitStack]()
 found = pytest.StashKey[dict[str, Server]]()

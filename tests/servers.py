@@ -320,8 +320,9 @@ def _postgresql_programs() -> Programs:
     )
     folders += os.environ.get("PATH", os.defpath).split(os.pathsep)
     for folder in folders:
+        # os.path.exists: Path.exists() raises for a folder on PATH that we may not look into.
         server = Path(folder, "postgres")
-        if server.exists() and server.with_name("initdb").exists():
+        if os.path.exists(server) and os.path.exists(server.with_name("initdb")):
             return Programs(server.parent.parent, server)
     raise ServerError("no postgres and initdb by pg_config, in /usr/lib/postgresql or on PATH")
 
@@ -332,7 +333,7 @@ def _mariadb_programs() -> Programs:
     for name in ("mariadbd", "mysqld"):
         for folder in folders:
             server = Path(folder, name)
-            if server.exists() and _is_mariadb(server):
+            if os.path.exists(server) and _is_mariadb(server):
                 return Programs(server.parent.parent, server)
     raise ServerError("no mariadbd, and no mysqld that is MariaDB's, on PATH or in /usr/sbin")
 

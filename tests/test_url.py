@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from sqlalchemy.dialects.postgresql import psycopg2
 from sqlalchemy.engine import make_url
@@ -494,6 +494,7 @@ raw = st.text("abz09%@:/?#[]&=+,. é~\\", max_size=30)
 
 
 @given(st.sampled_from(["postgresql", "mysql+aiomysql", "sqlite"]), raw)
+@example("postgresql", "/ ?")
 def test_valid_text_is_kept_and_invalid_refused(scheme: str, rest: str) -> None:
     text = f"{scheme}://{rest}".strip()
     try:
