@@ -116,9 +116,15 @@ def test_server_that_never_lets_us_in_is_stopped(
     assert not process.folder.exists()
 
 
-@pytest.mark.parametrize("dialect", ["postgresql", "mysql"])
-def test_database_is_emptied_and_dropped(dialect: str, request: pytest.FixtureRequest) -> None:
-    request.getfixturevalue(f"{dialect}_url")
+def test_postgresql_database_is_emptied_and_dropped(postgresql_url: str) -> None:
+    check_emptied_and_dropped("postgresql")
+
+
+def test_mysql_database_is_emptied_and_dropped(mysql_url: str) -> None:
+    check_emptied_and_dropped("mysql")
+
+
+def check_emptied_and_dropped(dialect: str) -> None:
     admin = given_url(dialect)
     assert admin is not None
     prefix = f"fastdb_test_empty{os.getpid()}_"
@@ -142,9 +148,8 @@ def test_database_is_emptied_and_dropped(dialect: str, request: pytest.FixtureRe
         pass
 
 
-def test_program_stops_when_its_input_ends() -> None:
+def test_program_stops_when_its_input_ends(postgresql_url: str, mysql_url: str) -> None:
     urls = os.environ["TEST_DATABASE_URLS"]
-    assert given_url("postgresql") or given_url("mysql") or not urls
     with subprocess.Popen(
         [sys.executable, "-m", "tests.servers"],
         cwd=Path(__file__).parent.parent,
