@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+import asyncio
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from fastdb.drivers.base import Driver
 from fastdb.exceptions import (
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
 
 __all__ = ["PostgreSQLDriver"]
 
+#: Seconds that a cancelled connect may go on in the background, and that its caller waits for it.
+_CONNECT_PATIENCE: Final = 2.0
+_CANCEL_PATIENCE: Final = 0.1
+
 
 class PostgreSQLDriver(Driver):
     """Open connections to one database of PostgreSQL.
@@ -52,6 +57,7 @@ class PostgreSQLDriver(Driver):
         self._arguments = connect_arguments(url, options)
         self._dialect: Dialect | None = None
         self._server_version: tuple[int, ...] = ()
+        self._abandoned: set[asyncio.Task[TaggedConnection]] = set()
         self.schema_changes = 0
         self.codecs: frozenset[tuple[str, str]] = frozenset()
 
@@ -76,9 +82,7 @@ class PostgreSQLDriver(Driver):
         """Open a connection and run ``init`` on it."""
         arguments = self._arguments
         try:
-            raw: TaggedConnection = await asyncpg.connect(
-                **arguments.keywords, connection_class=TaggedConnection
-            )
+            raw = await self._connect(arguments.keywords)
         except asyncpg.ClientConfigurationError as error:
             raise from_driver(OptionError, error) from error
         except (
@@ -101,6 +105,27 @@ class PostgreSQLDriver(Driver):
             raw.terminate()
             raise
         return PostgreSQLConnection(raw, self)
+
+    async def _connect(self, keywords: dict[str, Any]) -> TaggedConnection:
+        """Open a connection of asyncpg, which one cancelled half-way would leave open."""
+        loop = asyncio.get_running_loop()
+        task: asyncio.Task[TaggedConnection] = loop.create_task(
+            asyncpg.connect(**keywords, connection_class=TaggedConnection)
+        )
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            # It ends on its own, soon where a server answers; then it is closed.
+            self._abandoned.add(task)
+            task.add_done_callback(self._drop)
+            loop.call_later(_CONNECT_PATIENCE, task.cancel)
+            await asyncio.wait((task,), timeout=_CANCEL_PATIENCE)
+            raise
+
+    def _drop(self, task: asyncio.Task[TaggedConnection]) -> None:
+        self._abandoned.discard(task)
+        if not task.cancelled() and task.exception() is None:
+            task.result().terminate()
 
     def _note_version(self, raw: TaggedConnection) -> None:
         version = raw.get_server_version()
