@@ -588,18 +588,19 @@ cdef class ResultReader:
 
     cdef int read_definition(self, Packet *packet) except -1:
         cdef const unsigned char *text = NULL
+        cdef const unsigned char *name = NULL
         cdef Py_ssize_t size = 0
+        cdef Py_ssize_t name_size = 0
         cdef int position
         for position in range(4):  # catalog, database, table's alias and name
             read_string(packet, &text, &size)
-        if not read_string(packet, &text, &size):
+        if not read_string(packet, &name, &name_size):
             raise unreadable("a column has no name")
-        name = self.decode_name(text, size)
         read_string(packet, &text, &size)  # the name in its table
         if packet.end - packet.at < 13:
             raise unreadable("the definition of a column is too short")
         # a length, the charset, the column's length, its type, its flags, its decimals, a filler
-        self.add_column(name, packet.at[7], two_bytes(packet.at + 1))
+        self.add_column(self.decode_name(name, name_size), packet.at[7], two_bytes(packet.at + 1))
         return 0
 
     cdef object decode_name(self, const unsigned char *text, Py_ssize_t size):
