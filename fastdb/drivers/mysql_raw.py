@@ -259,7 +259,11 @@ class RawConnection(Connection):  # type: ignore[misc]
             data, position = data[position:] + await self._receive(result.missing), 0
         self._next_seq_id = result.sequence
         if position < len(data):
-            self._unread, self._unread_from = data, position
+            if result.ended and not result.has_next:
+                # Nobody asked for more. It would be taken for the answer to the next command.
+                self.close()
+            else:
+                self._unread, self._unread_from = data, position
         if result.error is not None:
             pymysql.err.raise_mysql_exception(result.error)
         if result.wants_file:
