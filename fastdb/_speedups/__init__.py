@@ -10,7 +10,15 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["COMPILED", "CacheInfo", "QueryCache", "QueryPlan", "Record", "RecordLayout"]
+__all__ = [
+    "COMPILED",
+    "CacheInfo",
+    "QueryCache",
+    "QueryPlan",
+    "Record",
+    "RecordLayout",
+    "ResultReader",
+]
 
 COMPILED: bool
 """Whether the compiled form is in use."""
@@ -29,12 +37,14 @@ if _refused and _required:
     )
 
 if TYPE_CHECKING:
+    from fastdb._speedups.mysql_rows import ResultReader
     from fastdb._speedups.query_cache import CacheInfo, QueryCache, QueryPlan
     from fastdb._speedups.records import Record, RecordLayout
 else:
     COMPILED = False
     if not _refused:
         try:
+            from fastdb._speedups.mysql_rows import ResultReader
             from fastdb._speedups.query_cache import CacheInfo, QueryCache, QueryPlan
             from fastdb._speedups.records import Record, RecordLayout
         except ImportError as exc:
@@ -47,6 +57,7 @@ else:
         else:
             COMPILED = True
     if not COMPILED:
+        from fastdb._fallback.mysql_rows import ResultReader
         from fastdb._fallback.query_cache import CacheInfo, QueryCache, QueryPlan
         from fastdb._fallback.records import Record, RecordLayout
 

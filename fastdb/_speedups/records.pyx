@@ -40,20 +40,8 @@ __all__ = ["Record", "RecordLayout", "RecordMapping"]
 cdef extern from *:
     """
     #include <limits.h>
-    #include <stddef.h>
     #include <string.h>
     #include "structmember.h"
-
-    typedef struct {
-        PyObject_HEAD
-        PyObject *layout;
-        PyObject *values[1];
-    } fastdb_record;
-
-    #define FASTDB_HEAD ((Py_ssize_t)offsetof(fastdb_record, values))
-    #define FASTDB_VALUES(record) (((fastdb_record *)(record))->values)
-    #define FASTDB_SIZE(record) \\
-        ((Py_TYPE(record)->tp_basicsize - FASTDB_HEAD) / (Py_ssize_t)sizeof(PyObject *))
 
     static PyObject *
     fastdb_record_refuse(PyTypeObject *type, PyObject *args, PyObject *kwargs)
@@ -217,8 +205,6 @@ cdef extern from *:
     void fastdb_record_fill(PyObject *record, PyObject *row)
     void fastdb_record_track(PyObject *record)
     void fastdb_record_drop(PyObject *record)
-    PyObject **FASTDB_VALUES(PyObject *record)
-    Py_ssize_t FASTDB_SIZE(PyObject *record)
     PyObject *PySequence_GetItem(object row, Py_ssize_t position) except NULL
     Py_ssize_t PyNumber_AsSsize_t(object number, PyObject *clip) except? -1
     int Py_ReprEnter(object) except -1
@@ -319,6 +305,20 @@ cdef object make_record(RecordLayout layout, object row, bint convert):
     record = <object>made
     Py_DECREF(record)  # the reference that `made` was
     return record
+
+
+cdef object blank_record(RecordLayout layout):
+    cdef PyObject *made = fastdb_record_new(
+        <PyTypeObject *>layout.record_class, <PyObject *>layout
+    )
+    fastdb_record_zero(made)
+    record = <object>made
+    Py_DECREF(record)  # the reference that `made` was
+    return record
+
+
+cdef void track_record(object record) noexcept:
+    fastdb_record_track(<PyObject *>record)
 
 
 cdef int convert_values(tuple converters, PyObject **values) except -1:
@@ -544,13 +544,6 @@ cdef class RecordLayout:
         converters: For each column None or a callable, applied once to every value, None too.
         columns: Returns the position of a key that is neither a name nor a position, or None.
     """
-
-    cdef readonly tuple names
-    cdef readonly type record_class
-    cdef dict _positions
-    cdef tuple _converters
-    cdef object _columns
-    cdef Py_ssize_t _size
 
     # Not __init__, which could be called again on a layout that has records.
     def __cinit__(self, names, converters=None, columns=None):

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import ModuleType
 
+    from fastdb._speedups import QueryPlan
+
 __all__ = ["AsyncmyDriver"]
 
 _SSL = 1 << 11
@@ -113,7 +115,9 @@ class AsyncmyDriver(MySQLBaseDriver):
         encoders: Mapping[Any, Any] = raw._encoders or self._default_encoders
         return encoders
 
-    async def read_result(self, raw: Any, unbuffered: bool, limit: int | None) -> None:
+    async def read_result(
+        self, raw: Any, unbuffered: bool, limit: int | None, plan: QueryPlan | None
+    ) -> None:
         """Read a statement's first result into ``raw._result``."""
         await raw._read_query_result(unbuffered)
 

@@ -19,11 +19,12 @@ from fastdb.exceptions import ConnectionFailedError, DatabaseError, Error, Optio
 from fastdb.sql_text import Lexical
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from types import ModuleType
 
     from sqlalchemy.engine import Dialect
 
+    from fastdb._speedups import QueryPlan, Record
     from fastdb.url import DatabaseURL
 
 __all__ = ["MySQLBaseDriver"]
@@ -304,15 +305,28 @@ class MySQLBaseDriver(Driver):
         """Return the writers of literals in force, by type."""
 
     @abstractmethod
-    async def read_result(self, raw: Any, unbuffered: bool, limit: int | None) -> None:
+    async def read_result(
+        self, raw: Any, unbuffered: bool, limit: int | None, plan: QueryPlan | None
+    ) -> None:
         """Read a statement's first result into ``raw._result``; rows above `limit` may be dropped.
 
-        This and :meth:`read_unbuffered` are where rows are decoded.
+        This and :meth:`read_unbuffered` are where rows are decoded, with a plan as its records
+        where the package's decoder can make them.
         """
 
     @abstractmethod
     async def read_unbuffered(self, result: Any, size: int) -> list[Any]:
         """Return up to `size` further rows of an unbuffered result."""
+
+    def names(self, result: Any) -> tuple[str, ...] | None:
+        """Return the names of a result's columns, None where it has none."""
+        description = result.description
+        return None if description is None else tuple([column[0] for column in description])
+
+    def records(self, plan: QueryPlan, result: Any, rows: Sequence[Any]) -> list[Record]:
+        """Return the records of some of a result's rows, which may be records already."""
+        records: list[Record] = plan.layout(self.names(result) or ()).records(rows)
+        return records
 
     def after_reset(self, raw: Any) -> None:
         """Undo in the package's connection what ``set_charset`` and ``autocommit`` changed."""

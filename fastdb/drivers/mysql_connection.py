@@ -133,27 +133,22 @@ class MySQLConnection(DriverConnection):
     async def fetch_all(self, plan: QueryPlan, args: Args) -> list[Record]:
         """Return every row."""
         result = await self._query(plan, self._render(plan.sql, args))
-        if result.description is None:
-            return []
-        names = tuple([column[0] for column in result.description])
-        records: list[Record] = plan.layout(names).records(result.rows)
-        return records
+        driver = self._driver
+        return [] if driver.names(result) is None else driver.records(plan, result, result.rows)
 
     async def fetch_one(self, plan: QueryPlan, args: Args) -> Record | None:
         """Return the first row, or None; the rest of the result is discarded."""
         result = await self._query(plan, self._render(plan.sql, args), limit=1)
         if not result.rows:
             return None
-        names = tuple([column[0] for column in result.description])
-        record: Record = plan.layout(names).record(result.rows[0])
-        return record
+        return self._driver.records(plan, result, result.rows[:1])[0]
 
     async def execute(self, plan: QueryPlan, args: Args) -> Outcome:
         """Run one statement, whether it returns rows or not."""
         result = await self._query(plan, self._render(plan.sql, args))
-        if result.description is not None:
-            names = tuple([column[0] for column in result.description])
-            records = plan.layout(names).records(result.rows)
+        driver = self._driver
+        if driver.names(result) is not None:
+            records = driver.records(plan, result, result.rows)
             return Outcome(records, len(records), None)
         count = result.affected_rows
         # The server gives -1 as an unsigned number.
@@ -222,6 +217,10 @@ class MySQLConnection(DriverConnection):
         if cursor.active:
             self._cursor = cursor
         return cursor
+
+    def records(self, plan: QueryPlan, result: Any, rows: list[Any]) -> list[Record]:
+        """Return the records of rows that :meth:`read_rows` gave."""
+        return self._driver.records(plan, result, rows)
 
     async def read_rows(self, cursor: MySQLCursor, result: Any, size: int) -> list[Any]:
         """Return up to `size` rows of an open cursor; fewer mean its end."""
@@ -320,7 +319,7 @@ class MySQLConnection(DriverConnection):
                 f"cannot run a statement; the transaction was {self._lost}: roll it back first"
             )
         try:
-            result = await self._run(sql, limit=limit, unbuffered=unbuffered)
+            result = await self._run(sql, plan, limit=limit, unbuffered=unbuffered)
         except Error as error:
             if self._begun and self.is_open and not self.in_transaction:
                 self._transaction_ended(plan, error)
@@ -329,7 +328,14 @@ class MySQLConnection(DriverConnection):
             self._transaction_ended(plan, None)
         return result
 
-    async def _run(self, sql: bytes, *, limit: int | None = None, unbuffered: bool = False) -> Any:
+    async def _run(
+        self,
+        sql: bytes,
+        plan: QueryPlan | None = None,
+        *,
+        limit: int | None = None,
+        unbuffered: bool = False,
+    ) -> Any:
         """Send one statement and read all that the server answers, or the first result's head."""
         if self._cursor is not None:
             await self._cursor.buffer_rest()
@@ -337,7 +343,7 @@ class MySQLConnection(DriverConnection):
         self._busy = True
         try:
             await raw._execute_command(_COM_QUERY, sql)
-            await self._driver.read_result(raw, unbuffered, limit)
+            await self._driver.read_result(raw, unbuffered, limit, plan)
             result = raw._result
             if result.has_next and not result.unbuffered_active:
                 await self._end_of_results(result)

@@ -20,13 +20,13 @@ class MySQLCursor(DriverCursor):
     Another statement on the connection first reads the rest of it into memory.
     """
 
-    __slots__ = ("_connection", "_error", "_layout", "_read", "_result", "_rows")
+    __slots__ = ("_connection", "_error", "_head", "_plan", "_read", "_result", "_rows")
 
     def __init__(self, connection: MySQLConnection, plan: QueryPlan, result: Any) -> None:
         self._connection = connection
         self._result: Any = result if result.unbuffered_active else None
-        names = tuple([column[0] for column in result.description or ()])
-        self._layout = plan.layout(names)
+        self._plan = plan
+        self._head: Any = result  # which knows the columns after its end, too
         self._rows: list[Any] = []
         self._read = 0
         self._error: Error | None = None
@@ -49,8 +49,7 @@ class MySQLCursor(DriverCursor):
             elif self._error is not None and not rows:
                 error, self._error = self._error, None
                 raise error
-        records: list[Record] = self._layout.records(rows)
-        return records
+        return self._connection.records(self._plan, self._head, rows)
 
     async def buffer_rest(self) -> None:
         """Read what is left into memory, so that the connection can do something else."""

@@ -1,0 +1,39 @@
+"""What other compiled modules may do with records: make them without a tuple in between."""
+
+from cpython.object cimport PyObject
+
+
+cdef extern from *:
+    """
+    #include <stddef.h>
+
+    typedef struct {
+        PyObject_HEAD
+        PyObject *layout;
+        PyObject *values[1];
+    } fastdb_record;
+
+    #define FASTDB_HEAD ((Py_ssize_t)offsetof(fastdb_record, values))
+    #define FASTDB_VALUES(record) (((fastdb_record *)(record))->values)
+    #define FASTDB_SIZE(record) \\
+        ((Py_TYPE(record)->tp_basicsize - FASTDB_HEAD) / (Py_ssize_t)sizeof(PyObject *))
+    """
+    PyObject **FASTDB_VALUES(PyObject *record)
+    Py_ssize_t FASTDB_SIZE(PyObject *record)
+
+
+cdef class RecordLayout:
+    cdef readonly tuple names
+    cdef readonly type record_class
+    cdef dict _positions
+    cdef tuple _converters
+    cdef object _columns
+    cdef Py_ssize_t _size
+
+    cdef Py_ssize_t resolve(self, object key) except -2
+
+
+# A record whose values are all NULL. Whoever makes one fills every value before Python code can
+# get hold of it, and tracks it where a value may be a container. Dropped earlier it is freed.
+cdef object blank_record(RecordLayout layout)
+cdef void track_record(object record) noexcept
