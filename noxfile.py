@@ -32,7 +32,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Check types, strictly, in package, tests and benchmarks."""
+    """Check types, strictly, in package, tests, benchmarks and examples."""
     install(session, "types", form="FASTDB_NO_EXTENSIONS")
     # The folders of pyproject.toml that this checkout has.
     folders = [name for name in PYPROJECT["tool"]["mypy"]["files"] if Path(name).is_dir()]

@@ -16,17 +16,16 @@ from fastdb.exceptions import DatabaseError, NotConnectedError, TransactionError
 from fastdb.queries import (
     Queries,
     check_batch_size,
-    check_rows,
     limited,
     note_session,
     run_query,
-    transaction_options,
+    time_limit,
 )
 from fastdb.transaction import Transaction, current_task, current_transaction
 from fastdb.turns import Turns
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+    from collections.abc import AsyncGenerator, Callable, Coroutine
     from types import TracebackType
 
     from fastdb._speedups import Record
@@ -127,7 +126,7 @@ class Connection(Queries):
     @property
     def in_transaction(self) -> bool:
         """Whether a transaction of the user's is open on the connection."""
-        return len(self.turns.stack) > (self.turns.base is not None)
+        return self.turns.in_user_transaction
 
     @property
     def raw_connection(self) -> Any:
@@ -207,28 +206,8 @@ class Connection(Queries):
 
     # -- transactions
 
-    def transaction(
-        self,
-        *,
-        force_rollback: bool = False,
-        isolation: str | None = None,
-        readonly: bool | None = None,
-        deferrable: bool | None = None,
-        begin: str | None = None,
-        isolation_level: str | None = None,
-    ) -> Transaction:
-        """Return a transaction on this connection, to be started.
-
-        Args:
-            force_rollback: Roll back in the end, whatever happens.
-            isolation: The isolation level, such as ``serializable`` or ``read committed``.
-            readonly: Whether the transaction only reads.
-            deferrable: PostgreSQL: wait for a snapshot that cannot fail to serialize.
-            begin: SQLite: ``deferred``, ``immediate`` or ``exclusive``.
-            isolation_level: Another name of `isolation`.
-        """
-        options = transaction_options(isolation, readonly, deferrable, begin, isolation_level)
-        return Transaction(lambda: self, options, force_rollback=force_rollback)
+    def _task_connection(self) -> Connection:
+        return self
 
     def inner_transaction(self, transaction: Transaction) -> Transaction | None:
         """Return the innermost transaction if it is not `transaction` itself."""
@@ -434,7 +413,7 @@ class Connection(Queries):
     ) -> Coroutine[Any, Any, Any]:
         transaction = current_transaction(self) if self.turns.stack else None
         task = current_task()
-        seconds = self._services.settings.command_timeout if timeout is None else timeout
+        seconds = time_limit(timeout, self._services.settings)
         run = self._run(operation, query, values, finish, transaction, task)
         return run if seconds is None else limited(run, seconds)
 
@@ -485,25 +464,6 @@ class Connection(Queries):
             return StatementGuard(connection)
         return None
 
-    def execute_many(
-        self,
-        query: Query,
-        values: Iterable[Values],
-        *,
-        timeout: float | None = None,
-    ) -> Coroutine[Any, Any, None]:
-        """Run a statement once for each mapping of `values`, all or nothing.
-
-        The rows are sent in batches, in as few round trips as the driver can: in a transaction
-        of their own, or in a savepoint inside one that is open.
-
-        Args:
-            query: SQL with ``:name`` parameters, or a SQLAlchemy expression.
-            values: Mappings; neighbours with the same keys form a batch.
-            timeout: Seconds until the whole is cancelled and undone.
-        """
-        return self._perform("execute_many", query, check_rows(values), timeout)
-
     def iterate(
         self,
         query: Query,
@@ -524,7 +484,7 @@ class Connection(Queries):
         """
         size = check_batch_size(batch_size)
         transaction = current_transaction(self) if self.turns.stack else None
-        seconds = self._services.settings.command_timeout if timeout is None else timeout
+        seconds = time_limit(timeout, self._services.settings)
         return self._iterate(query, values, size, seconds, transaction, current_task())
 
     async def _iterate(

@@ -1,4 +1,4 @@
-"""Where users of the predecessor import the main classes from."""
+"""Re-export the main classes where users of ``databases`` look for them."""
 
 from fastdb.connection import Connection
 from fastdb.database import Database

@@ -12,22 +12,21 @@ from fastdb.compiler import Compiler
 from fastdb.connection import Connection
 from fastdb.drivers import load_driver
 from fastdb.exceptions import NotConnectedError
-from fastdb.options import split_options
+from fastdb.options import boolean, check_timeout, split_options
 from fastdb.pool import Pool, other_loop
 from fastdb.queries import (
     Queries,
     check_batch_size,
-    check_rows,
     limited,
     note_session,
     run_query,
-    transaction_options,
+    time_limit,
 )
 from fastdb.transaction import Transaction, current_task
 from fastdb.url import DatabaseURL
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Coroutine, Iterable
+    from collections.abc import AsyncGenerator, Coroutine
     from types import TracebackType
 
     import sqlalchemy
@@ -126,7 +125,7 @@ class Database(Queries):
         """
         self.url = DatabaseURL(url)
         self.options = dict(options)
-        self._force_rollback = bool(force_rollback)
+        self._force_rollback = boolean("force_rollback", force_rollback)
         self.settings, driver_options = split_options(self.url.options, options)
         driver_class = load_driver(self.url.scheme)
         self._driver: Driver = driver_class(self.url, driver_options)
@@ -184,7 +183,7 @@ class Database(Queries):
 
     @force_rollback.setter
     def force_rollback(self, value: bool) -> None:
-        self._force_rollback = bool(value)
+        self._force_rollback = boolean("force_rollback", value)
 
     async def __aenter__(self) -> Database:
         """Connect."""
@@ -237,7 +236,7 @@ class Database(Queries):
             timeout: Seconds to wait for connections that are in use; then they are cut. The
                 caller's own is cut at once.
         """
-        return self._disconnect(timeout, current_task())
+        return self._disconnect(check_timeout(timeout), current_task())
 
     async def _disconnect(self, timeout: float | None, task: asyncio.Task[Any] | None) -> None:
         async with self._change():
@@ -332,31 +331,8 @@ class Database(Queries):
         connection = self._connections.get(task)
         return connection if connection is not None and connection.is_held else None
 
-    def transaction(
-        self,
-        *,
-        force_rollback: bool = False,
-        isolation: str | None = None,
-        readonly: bool | None = None,
-        deferrable: bool | None = None,
-        begin: str | None = None,
-        isolation_level: str | None = None,
-    ) -> Transaction:
-        """Return a transaction on the connection of the task that starts it.
-
-        Use it as ``async with database.transaction():``, as a decorator of async functions, or by
-        hand: ``transaction = await database.transaction()``.
-
-        Args:
-            force_rollback: Roll back in the end, whatever happens.
-            isolation: The isolation level, such as ``serializable`` or ``read committed``.
-            readonly: Whether the transaction only reads.
-            deferrable: PostgreSQL: wait for a snapshot that cannot fail to serialize.
-            begin: SQLite: ``deferred``, ``immediate`` or ``exclusive``.
-            isolation_level: Another name of `isolation`.
-        """
-        options = transaction_options(isolation, readonly, deferrable, begin, isolation_level)
-        return Transaction(self.connection, options, force_rollback=force_rollback)
+    def _task_connection(self) -> Connection:
+        return self.connection()
 
     # -- queries
 
@@ -371,8 +347,8 @@ class Database(Queries):
         connection = self._held_connection()
         if connection is not None:
             return connection._perform(operation, query, values, timeout, finish)
+        seconds = time_limit(timeout, self.settings)
         run = self._run(operation, query, values, finish)
-        seconds = self.settings.command_timeout if timeout is None else timeout
         return run if seconds is None else limited(run, seconds)
 
     async def _run(self, operation: str, query: Query, values: Any, finish: Finish | None) -> Any:
@@ -384,21 +360,6 @@ class Database(Queries):
         finally:
             if not pool.put(connection):
                 await pool.release(connection)
-
-    def execute_many(
-        self, query: Query, values: Iterable[Values], *, timeout: float | None = None
-    ) -> Coroutine[Any, Any, None]:
-        """Run a statement once for each mapping of `values`, all or nothing.
-
-        The rows are sent in batches, in as few round trips as the driver can: in a transaction
-        of their own, or in a savepoint inside one that is open.
-
-        Args:
-            query: SQL with ``:name`` parameters, or a SQLAlchemy expression.
-            values: Mappings; neighbours with the same keys form a batch.
-            timeout: Seconds until the whole is cancelled and undone.
-        """
-        return self._perform("execute_many", query, check_rows(values), timeout)
 
     def iterate(
         self,
@@ -430,7 +391,7 @@ class Database(Queries):
         ):
             return connection.iterate(query, values, batch_size=batch_size, timeout=timeout)
         size = check_batch_size(batch_size)
-        seconds = self.settings.command_timeout if timeout is None else timeout
+        seconds = time_limit(timeout, self.settings)
         return self._iterate_apart(query, values, size, seconds)
 
     async def _iterate_apart(

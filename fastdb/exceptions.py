@@ -29,16 +29,20 @@ The tree (the built-in that a class also derives from in brackets)::
 
 Errors of a driver are raised as a class made of one of these and the driver's own (see
 :func:`from_driver`), so that handlers written for either catch them.
+
+``ConnectionFailedError`` and ``QueryTimeoutError`` make errors that are also of the built-in. The
+classes themselves are not: asyncmy's errors, which are compiled, cannot share a class with it.
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
 from types import GetSetDescriptorType, MemberDescriptorType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Self
 
 __all__ = [
     "ColumnNotFoundError",
@@ -68,6 +72,9 @@ __all__ = [
     "Warning",
     "from_driver",
 ]
+
+
+_E = TypeVar("_E", bound="Error")
 
 
 class Warning(Exception):  # PEP 249 asks for this name
@@ -133,12 +140,38 @@ class OperationalError(DatabaseError):
     """Report trouble in the database's operation: connection, locks, resources."""
 
 
-class ConnectionFailedError(OperationalError, ConnectionError):
+class ConnectionFailedError(OperationalError):
     """Report that the server cannot be reached, or that the connection to it is lost."""
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Make one that is a ``ConnectionError``, too."""
+        made = _with_builtin(cls)
+        return super(ConnectionFailedError, made).__new__(made, *args, **kwargs)
 
-class QueryTimeoutError(OperationalError, TimeoutError):
+
+class _ConnectionFailedError(ConnectionFailedError, ConnectionError):
+    __doc__ = ConnectionFailedError.__doc__
+    __qualname__ = ConnectionFailedError.__qualname__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ConnectionFailedError, *super().__reduce__()[1:]
+
+
+class QueryTimeoutError(OperationalError):
     """Report a query that was stopped because its timeout ran out."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Make one that is a ``TimeoutError``, too."""
+        made = _with_builtin(cls)
+        return super(QueryTimeoutError, made).__new__(made, *args, **kwargs)
+
+
+class _QueryTimeoutError(QueryTimeoutError, TimeoutError):
+    __doc__ = QueryTimeoutError.__doc__
+    __qualname__ = QueryTimeoutError.__qualname__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return QueryTimeoutError, *super().__reduce__()[1:]
 
 
 class IntegrityError(DatabaseError):
@@ -171,6 +204,19 @@ class UnknownParameterError(ProgrammingError, ValueError):
 
 class NotSupportedError(DatabaseError):
     """Report something that this database or driver cannot do."""
+
+
+_BUILTIN: Final[dict[type[Error], type[Error]]] = {
+    ConnectionFailedError: _ConnectionFailedError,
+    QueryTimeoutError: _QueryTimeoutError,
+}
+for _kind, _class in _BUILTIN.items():
+    _class.__name__ = _kind.__name__  # tracebacks and error trackers show the public one
+
+
+def _with_builtin(cls: type[_E]) -> type[_E]:
+    """Return the class that is instantiated for `cls`."""
+    return cast("type[_E]", _BUILTIN.get(cls, cls))
 
 
 _merged: dict[tuple[type[Error], type[BaseException]], type[Error]] = {}
@@ -209,10 +255,11 @@ def _merged_class(kind: type[Error], driver_class: type[BaseException]) -> type[
 
 
 def _merge(kind: type[Error], driver_class: type[BaseException]) -> type[Error]:
-    if issubclass(kind, driver_class):
-        return kind
+    first = _with_builtin(kind)
+    if issubclass(first, driver_class):
+        return first
     metaclass: Callable[..., Any] = type(driver_class)
-    for base in kind.__mro__:
+    for base in first.__mro__:
         # Where layouts or method orders conflict, the built-in that `kind` has gives way.
         if not issubclass(base, Error):
             continue
@@ -232,7 +279,7 @@ def _merge(kind: type[Error], driver_class: type[BaseException]) -> type[Error]:
             return merged
         except Exception:  # a metaclass or __init_subclass__ may refuse in its own way
             continue
-    return kind
+    return first
 
 
 def _full_name(driver_class: type[BaseException]) -> str:

@@ -11,7 +11,7 @@ from fastdb.exceptions import OptionError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
-__all__ = ["Options", "split_options", "unknown_option"]
+__all__ = ["Options", "boolean", "check_timeout", "split_options", "unknown_option"]
 
 #: What users of the predecessor, of asyncpg, aiomysql and SQLAlchemy already pass.
 _ALIASES = {
@@ -98,6 +98,19 @@ def unknown_option(name: str, driver_names: Iterable[str]) -> OptionError:
     )
 
 
+def check_timeout(timeout: Any) -> float | None:
+    """Return the seconds of a ``timeout=``.
+
+    Raises:
+        OptionError: It is neither None nor a number of seconds.
+    """
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 0:
+        raise OptionError(f"timeout is {timeout!r}; it must be None or a number of seconds")
+    return timeout
+
+
 def split_options(
     url_options: Mapping[str, Any], options: Mapping[str, Any]
 ) -> tuple[Options, dict[str, Any]]:
@@ -171,8 +184,8 @@ def _seconds(name: str, value: Any) -> float | None:
         seconds = float(value)
     except (TypeError, ValueError):
         raise OptionError(f"{name} is {value!r}; it must be a number of seconds or None") from None
-    if seconds != seconds or seconds < 0:
-        raise OptionError(f"{name} is {value!r}; it must not be negative")
+    if not seconds >= 0:
+        raise OptionError(f"{name} is {value!r}; it must be 0 or more seconds")
     return seconds
 
 
@@ -183,7 +196,12 @@ def _lifetime(name: str, value: Any) -> float | None:
     return _seconds(name, value)
 
 
-def _boolean(name: str, value: Any) -> bool:
+def boolean(name: str, value: Any) -> bool:
+    """Return a truth value; strings are read as in a URL.
+
+    Raises:
+        OptionError: It is none.
+    """
     if isinstance(value, bool) or value in (0, 1):
         return bool(value)
     if isinstance(value, str):
@@ -218,6 +236,6 @@ _CONVERTERS: dict[str, Callable[[str, Any], Any]] = {
     "reset": _text,
     "query_cache_size": _required_integer,
     "setup": _callable,
-    "log_values": _boolean,
-    "echo": _boolean,
+    "log_values": boolean,
+    "echo": boolean,
 }

@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from fastdb.drivers.base import TransactionOptions
 from fastdb.exceptions import DatabaseError, OptionError, QueryTimeoutError, QueryTypeError
+from fastdb.options import boolean, check_timeout
+from fastdb.transaction import Transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator, Mapping
+    from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 
     from sqlalchemy.sql import ClauseElement
 
     from fastdb._speedups import QueryCache, QueryPlan, Record
+    from fastdb.connection import Connection
     from fastdb.drivers.base import Batch, DriverConnection, Outcome
     from fastdb.options import Options
     from fastdb.pool import Pool
-    from fastdb.transaction import Transaction
 
     Query = str | ClauseElement
     Values = Mapping[Any, Any]
@@ -74,10 +76,10 @@ class Services(Protocol):
 
 
 class Queries:
-    """The query methods that Database and Connection share.
+    """The methods that Database and Connection share.
 
-    Each is a plain method that returns a coroutine: the connection is chosen by the task that
-    calls the method, whichever task runs the coroutine.
+    Each query method is a plain one that returns a coroutine: the connection is chosen by the task
+    that calls the method, whichever task runs the coroutine.
     """
 
     __slots__ = ()
@@ -90,6 +92,9 @@ class Queries:
         timeout: float | None,
         finish: Finish | None = None,
     ) -> Coroutine[Any, Any, Any]:
+        raise NotImplementedError
+
+    def _task_connection(self) -> Connection:
         raise NotImplementedError
 
     def fetch_all(
@@ -177,6 +182,51 @@ class Queries:
             timeout: Seconds until the statement is cancelled on the server.
         """
         return self._perform("execute", query, values, timeout, whole_result)
+
+    def execute_many(
+        self, query: Query, values: Iterable[Values], *, timeout: float | None = None
+    ) -> Coroutine[Any, Any, None]:
+        """Run a statement once for each mapping of `values`, all or nothing.
+
+        The rows are sent in batches, in as few round trips as the driver can: in a transaction
+        of their own, or in a savepoint inside one that is open.
+
+        Args:
+            query: SQL with ``:name`` parameters, or a SQLAlchemy expression.
+            values: Mappings; neighbours with the same keys form a batch.
+            timeout: Seconds until the whole is cancelled and undone.
+        """
+        return self._perform("execute_many", query, check_rows(values), timeout)
+
+    def transaction(
+        self,
+        *,
+        force_rollback: bool = False,
+        isolation: str | None = None,
+        readonly: bool | None = None,
+        deferrable: bool | None = None,
+        begin: str | None = None,
+        isolation_level: str | None = None,
+    ) -> Transaction:
+        """Return a transaction on this connection, or on that of the task that starts it.
+
+        Use it as ``async with database.transaction():``, as a decorator of async functions, or by
+        hand: ``transaction = await database.transaction()``.
+
+        Args:
+            force_rollback: Roll back in the end, whatever happens.
+            isolation: The isolation level, such as ``serializable`` or ``read committed``.
+            readonly: Whether the transaction only reads.
+            deferrable: PostgreSQL: wait for a snapshot that cannot fail to serialize.
+            begin: SQLite: ``deferred``, ``immediate`` or ``exclusive``.
+            isolation_level: Another name of `isolation`.
+        """
+        options = transaction_options(isolation, readonly, deferrable, begin, isolation_level)
+        return Transaction(
+            self._task_connection,
+            options,
+            force_rollback=boolean("force_rollback", force_rollback),
+        )
 
 
 async def run_query(
@@ -270,7 +320,9 @@ def whole_result(
     """Return what ``execute_result`` gives."""
     key = inserted_key(plan, given, outcome) if plan.key_sources else None
     rows = [] if plan.implicit_returning else outcome.rows
-    return ExecuteResult(outcome.rowcount, outcome.lastrowid, key, rows)
+    # SQLite counts no rows of a select; here they all are.
+    rowcount = len(rows) if outcome.rowcount < 0 and plan.returns_rows else outcome.rowcount
+    return ExecuteResult(rowcount, outcome.lastrowid, key, rows)
 
 
 def inserted_key(plan: QueryPlan, given: Given, outcome: Outcome) -> tuple[Any, ...] | None:
@@ -306,7 +358,20 @@ def transaction_options(
     """Return the options of a transaction, `isolation_level` being another name of `isolation`."""
     if isolation is not None and isolation_level is not None:
         raise OptionError("isolation and isolation_level mean the same; give one of them")
-    return TransactionOptions(isolation or isolation_level, readonly, deferrable, begin)
+    for name, value in (("isolation", isolation or isolation_level), ("begin", begin)):
+        if value is not None and not isinstance(value, str):
+            raise OptionError(f"{name} is {value!r}; it must be a string")
+    return TransactionOptions(
+        isolation or isolation_level,
+        None if readonly is None else boolean("readonly", readonly),
+        None if deferrable is None else boolean("deferrable", deferrable),
+        begin,
+    )
+
+
+def time_limit(timeout: float | None, settings: Options) -> float | None:
+    """Return the seconds that a query may take: its own, else those of every query."""
+    return settings.command_timeout if timeout is None else check_timeout(timeout)
 
 
 def check_batch_size(batch_size: int | None) -> int:

@@ -221,7 +221,13 @@ class Transaction:
             async with Transaction(
                 self._choose_connection, self._options, force_rollback=self._force_rollback
             ):
-                return await function(*args, **kwargs)
+                result = function(*args, **kwargs)
+                if not inspect.isawaitable(result):
+                    raise OptionError(
+                        "a transaction decorates async functions; "
+                        f"{function!r} returned {type(result).__name__!r}"
+                    )
+                return await result
 
         return wrapper
 

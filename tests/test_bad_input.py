@@ -145,3 +145,27 @@ async def test_text_that_no_server_takes(database: fastdb.Database) -> None:
             assert await database.fetch_val("SELECT v FROM things") == value
             await database.execute("DELETE FROM things")
     assert await database.fetch_val("SELECT 1") == 1
+
+
+@pytest.mark.parametrize("timeout", ["5", -1, True, float("nan"), object()])
+async def test_timeouts_that_are_none(database: fastdb.Database, timeout: Any) -> None:
+    calls: list[Any] = [
+        lambda: database.fetch_all("SELECT 1", timeout=timeout),
+        lambda: database.execute_many("SELECT 1", [{}], timeout=timeout),
+        lambda: database.iterate("SELECT 1", timeout=timeout),
+        lambda: database.connection().execute("SELECT 1", timeout=timeout),
+        lambda: database.connection().iterate("SELECT 1", timeout=timeout),
+        lambda: database.disconnect(timeout),
+    ]
+    for call in calls:
+        with pytest.raises(fastdb.OptionError, match="timeout is"):
+            call()
+    assert database.is_connected
+    assert await database.fetch_val("SELECT 1", timeout=5) == 1
+
+
+def test_force_rollback_that_is_no_truth_value() -> None:
+    with pytest.raises(fastdb.OptionError, match="force_rollback is 'perhaps'"):
+        fastdb.Database("sqlite://", force_rollback="perhaps")  # type: ignore[arg-type]
+    database = fastdb.Database("sqlite://", force_rollback="no")  # type: ignore[arg-type]
+    assert not database.force_rollback

@@ -176,6 +176,7 @@ async def test_the_whole_story(tables: fastdb.Database) -> None:
     assert result.inserted_primary_key == (1, 2)
     result = await tables.execute_result("SELECT 1 AS one, 2 AS two")
     assert [tuple(row) for row in result.rows] == [(1, 2)]
+    assert result.rowcount == 1
     result = await tables.execute_result(notes.insert().returning(notes.c.id), {"text": "b"})
     assert [row.id for row in result.rows] == [2]
 

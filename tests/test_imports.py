@@ -30,8 +30,8 @@ MAY_IMPORT = {
     "drivers": "exceptions options url sql_text compiler _speedups drivers.base",
     "drivers.base": "exceptions",
     "turns": "exceptions",
-    "transaction": "exceptions drivers.base turns",
-    "queries": "exceptions drivers.base _speedups",
+    "transaction": "exceptions drivers.base",
+    "queries": "exceptions drivers.base options transaction _speedups",
     "connection": "exceptions drivers.base _speedups queries transaction turns",
     "database": "exceptions drivers _speedups compiler options pool queries connection transaction "
     "turns url",

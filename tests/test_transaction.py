@@ -696,3 +696,41 @@ async def test_a_child_nests_after_an_inner_one_was_ended_elsewhere(
         await asyncio.create_task(end([await connection.transaction()]))
         await asyncio.wait_for(child(connection), 5)
     assert await ids(notes) == [1]
+
+
+async def test_a_decorated_function_that_is_not_async_is_told(notes: fastdb.Database) -> None:
+    @notes.transaction()  # type: ignore[arg-type]
+    def not_async() -> int:
+        return 7
+
+    with pytest.raises(fastdb.OptionError, match=r"not_async.* returned 'int'"):
+        await not_async()
+    with pytest.raises(fastdb.OptionError, match="decorates async functions"):
+        notes.transaction()(7)  # type: ignore[arg-type]
+    assert notes.pool.stats().leased == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"isolation": 5}, "isolation is 5"),
+        ({"begin": 5}, "begin is 5"),
+        ({"readonly": "perhaps"}, "readonly is 'perhaps'"),
+        ({"deferrable": object}, "deferrable is"),
+        ({"force_rollback": "perhaps"}, "force_rollback is 'perhaps'"),
+    ],
+)
+async def test_options_of_wrong_types_are_told(
+    notes: fastdb.Database, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(fastdb.OptionError, match=message):
+        notes.transaction(**options)
+    async with notes.connection() as connection:
+        with pytest.raises(fastdb.OptionError, match=message):
+            connection.transaction(**options)
+
+
+async def test_strings_of_the_environment_mean_what_they_say(notes: fastdb.Database) -> None:
+    async with notes.transaction(readonly="no", force_rollback="no"):  # type: ignore[arg-type]
+        await add(notes, 1)
+    assert await ids(notes) == [1]

@@ -1,4 +1,5 @@
-# cython: language_level=3
+# cython: language_level=3, binding=False, embedsignature=True, embedsignature.format=clinic
+# (binding: see records.pyx)
 """Read results of MySQL's text protocol: many packets a call, straight into records.
 
 https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_com_query_response_text_resultset.html

@@ -1,4 +1,5 @@
-# cython: language_level=3
+# cython: language_level=3, binding=False, embedsignature=True, embedsignature.format=clinic
+# (binding: see records.pyx)
 """The query cache: from a query and values to SQL and arguments, each query compiled once.
 
 The slow half, compiling, is :mod:`fastdb.compiler`'s. What is compiled here is the way that every

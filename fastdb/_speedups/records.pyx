@@ -1,4 +1,6 @@
-# cython: language_level=3
+# cython: language_level=3, binding=False, embedsignature=True, embedsignature.format=clinic
+# binding=False: methods are then CPython's own descriptors, which check what `self` is. Cython's
+# functions do not: Record.keys(5) would read the memory of an int.
 """Make records: one immutable class per tuple of names, one layout per query.
 
 A record is a C struct, the layout's pointer and then the values in the order of their columns:

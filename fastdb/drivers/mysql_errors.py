@@ -88,10 +88,6 @@ def translate(error: BaseException, kind: type[exceptions.Error] | None = None) 
     number = number_of(error)
     kind = kind or _KINDS.get(number or 0) or _by_class(error)
     translated = from_driver(kind, error)
-    if not isinstance(translated, kind) and issubclass(kind, OSError):
-        # asyncmy's errors are compiled: they and OSError cannot share a class. That the
-        # connection failed says more than the driver's class, which is the __cause__'s.
-        translated = kind(*error.args)
     for name, value in (("errno", number), ("sqlstate", getattr(error, "sqlstate", None))):
         if value is not None:
             setattr(translated, name, value)
