@@ -72,7 +72,7 @@ class Connection(Queries):
         "_holds",
         "_pool",
         "_services",
-        "turns",
+        "_turns",
     )
 
     def __init__(self, services: Services) -> None:
@@ -83,26 +83,21 @@ class Connection(Queries):
         self._holds = 0
         self._entered = 0
         self._acquiring: asyncio.Lock | None = None
-        self.turns = Turns(services.settings.acquire_timeout, services.waiting)
+        self._turns = Turns(services.settings.acquire_timeout, services._waiting)
         task = current_task()
         self._holder = Holder(task.get_name() if task is not None else "no task")
-
-    @property
-    def holder(self) -> Holder:
-        """Who holds what this connection leases."""
-        return self._holder
 
     def __repr__(self) -> str:
         """Show whose connection it is and what is open on it."""
         state = "holding" if self._driver_connection is not None else "idle"
-        count = len(self.turns.stack)
+        count = len(self._turns.stack)
         return f"<Connection of {self._holder.name!r} {state}, {count} transactions open>"
 
     # -- holding
 
     async def __aenter__(self) -> Connection:
         """Hold the connection until the outermost block is left."""
-        await self.hold()
+        await self._hold()
         self._entered += 1
         return self
 
@@ -116,7 +111,7 @@ class Connection(Queries):
         if not self._entered:
             raise NotConnectedError("the connection is left more often than it was entered")
         self._entered -= 1
-        await self.unhold()
+        await self._unhold()
 
     @property
     def is_held(self) -> bool:
@@ -126,7 +121,7 @@ class Connection(Queries):
     @property
     def in_transaction(self) -> bool:
         """Whether a transaction of the user's is open on the connection."""
-        return self.turns.in_user_transaction
+        return self._turns.in_user_transaction
 
     @property
     def raw_connection(self) -> Any:
@@ -146,7 +141,7 @@ class Connection(Queries):
         connection.dirty = True
         return connection.raw
 
-    async def hold(self) -> None:
+    async def _hold(self) -> None:
         """Lease a driver connection with the first hold."""
         if self._driver_connection is not None:
             self._hold_on()
@@ -158,7 +153,7 @@ class Connection(Queries):
             await self._lease(self._acquiring)
         except BaseException:
             # Whoever leased it meanwhile may be gone by now.
-            await self.unhold()
+            await self._unhold()
             raise
 
     def _hold_on(self) -> None:
@@ -167,7 +162,7 @@ class Connection(Queries):
         self._pool.check_loop()
         self._holds += 1
 
-    async def unhold(self) -> None:
+    async def _unhold(self) -> None:
         """Return the driver connection with the last hold."""
         self._holds -= 1
         if not self._holds and self._driver_connection is not None:
@@ -178,8 +173,8 @@ class Connection(Queries):
         async with acquiring:
             if self._driver_connection is not None:
                 return
-            pool = self._services.ready_pool()
-            if self.turns.base is not None:
+            pool = self._services._ready_pool()
+            if self._turns.base is not None:
                 raise NotConnectedError(
                     "the connection ended with the forced rollback; "
                     "get another from `database.connection()`"
@@ -188,12 +183,12 @@ class Connection(Queries):
             connection.holder = self._holder
             self._pool = pool
             self._driver_connection = connection
-            self._services.note_lease(1)
+            self._services._note_lease(1)
 
     async def _give_back(self, connection: DriverConnection) -> None:
         """Return the leased connection; whoever comes next leases anew."""
         self._driver_connection = None
-        self._services.note_lease(-1)
+        self._services._note_lease(-1)
         assert self._pool is not None
         await self._pool.release(connection)
 
@@ -201,7 +196,7 @@ class Connection(Queries):
         """Give a connection back whose holder vanished, such as an unfinished transaction's."""
         connection = self._driver_connection
         if connection is not None and self._pool is not None:
-            self._services.note_lease(-1)
+            self._services._note_lease(-1)
             self._pool.drop_unowned(connection)
 
     # -- transactions
@@ -209,45 +204,45 @@ class Connection(Queries):
     def _task_connection(self) -> Connection:
         return self
 
-    def inner_transaction(self, transaction: Transaction) -> Transaction | None:
+    def _inner_transaction(self, transaction: Transaction) -> Transaction | None:
         """Return the innermost transaction if it is not `transaction` itself."""
-        innermost = self.turns.stack[-1] if self.turns.stack else None
+        innermost = self._turns.stack[-1] if self._turns.stack else None
         return None if innermost is transaction else innermost
 
-    async def push_transaction(self, transaction: Transaction) -> None:
+    async def _push_transaction(self, transaction: Transaction) -> None:
         """Begin `transaction` inside those that are open. The caller has the turn."""
         connection = await self._usable()
         try:
-            if not self.turns.stack:
+            if not self._turns.stack:
                 await connection.begin(transaction.options)
             else:
                 if transaction.options != TransactionOptions() and not (
                     # Under force_rollback an application's outermost transaction is a savepoint.
-                    self.turns.base is not None and len(self.turns.stack) == 1
+                    self._turns.base is not None and len(self._turns.stack) == 1
                 ):
                     raise TransactionError(
                         "isolation, readonly, deferrable and begin belong to the outermost "
-                        f"transaction; {self.turns.stack[-1]!r} is open already"
+                        f"transaction; {self._turns.stack[-1]!r} is open already"
                     )
                 cancellation = await to_its_end(connection.savepoint(), connection.terminate)
                 if cancellation is not None:
                     await to_its_end(connection.rollback_to_savepoint(), connection.terminate)
                     raise cancellation
         except BaseException:
-            if not self.turns.stack:
+            if not self._turns.stack:
                 await self._undo(connection)
             raise
         transaction._state = "open"
         transaction._holding = True
-        self.turns.stack.append(transaction)
+        self._turns.stack.append(transaction)
 
-    async def commit_transaction(self, transaction: Transaction) -> list[Callable[[], Any]]:
+    async def _commit_transaction(self, transaction: Transaction) -> list[Callable[[], Any]]:
         """Commit the innermost transaction; return the callbacks that are due now.
 
         The caller has the turn.
         """
         connection = self._leased()
-        outermost = self.turns.stack[0] is transaction
+        outermost = self._turns.stack[0] is transaction
         cancellation = None
         try:
             if outermost:
@@ -266,23 +261,23 @@ class Connection(Queries):
         callbacks, transaction._on_commit = transaction._on_commit, []
         self._forget(transaction, "committed")
         if self.in_transaction:
-            self.turns.stack[-1]._on_commit += callbacks
+            self._turns.stack[-1]._on_commit += callbacks
             callbacks = []
         if cancellation is not None:
             raise cancellation
         return callbacks
 
-    async def roll_back_transaction(self, transaction: Transaction) -> None:
+    async def _roll_back_transaction(self, transaction: Transaction) -> None:
         """Roll back `transaction` and those inside it. The caller has the turn."""
         connection = self._leased()
-        index = self.turns.stack.index(transaction)
+        index = self._turns.stack.index(transaction)
         cancellation = None
         try:
             if index == 0:
                 if connection.is_alive() or connection.in_transaction:
                     await connection.rollback()
             else:
-                for _ in self.turns.stack[index:]:
+                for _ in self._turns.stack[index:]:
                     cancellation = (
                         await to_its_end(connection.rollback_to_savepoint(), connection.terminate)
                         or cancellation
@@ -299,37 +294,37 @@ class Connection(Queries):
         if cancellation is not None:
             raise cancellation
 
-    async def roll_back_out_of_turn(self, transaction: Transaction) -> None:
+    async def _roll_back_out_of_turn(self, transaction: Transaction) -> None:
         """Roll back a transaction whose block is left while others keep the connection."""
         connection = self._leased()
         try:
-            if self.turns.busy:
+            if self._turns.busy:
                 logger.warning("a connection is cut: its transaction was left while it was in use")
                 connection.terminate()
                 self._forget(transaction, "rolled back")
             else:
-                self.turns.busy = True
+                self._turns.busy = True
                 try:
-                    await self.roll_back_transaction(transaction)
+                    await self._roll_back_transaction(transaction)
                 finally:
-                    self.turns.pass_on()
+                    self._turns.pass_on()
         finally:
             transaction._holding = False
-            await self.unhold()
+            await self._unhold()
 
     def _forget(self, transaction: Transaction, state: str) -> None:
         """Take `transaction` and those inside it off the stack."""
-        if transaction not in self.turns.stack:
+        if transaction not in self._turns.stack:
             return  # an outer one was left out of turn meanwhile, and took it along
-        index = self.turns.stack.index(transaction)
-        for ended in self.turns.stack[index:]:
+        index = self._turns.stack.index(transaction)
+        for ended in self._turns.stack[index:]:
             ended._state = state if ended is transaction else "rolled back"
             ended._on_commit.clear()
             if ended is not transaction:
                 ended._holding = False
                 self._holds -= 1  # what the inner one held; the outer one still holds
-        del self.turns.stack[index:]
-        self.turns.note_end()
+        del self._turns.stack[index:]
+        self._turns.note_end()
 
     async def _undo(self, connection: DriverConnection) -> None:
         """Leave no transaction behind after BEGIN or COMMIT has failed."""
@@ -344,18 +339,18 @@ class Connection(Queries):
             if not isinstance(error, Exception):
                 raise
 
-    async def start_base(self) -> None:
+    async def _start_base(self) -> None:
         """Begin the transaction that is rolled back in the end (``force_rollback``)."""
         transaction = self.transaction(force_rollback=True)
         await transaction.start()
         # No task's and no context's in particular: every task works inside it.
         transaction._task = None
         transaction._leave_context()
-        self.turns.base = transaction
+        self._turns.base = transaction
 
-    async def end_base(self) -> None:
+    async def _end_base(self) -> None:
         """Roll everything back. Whoever still holds the connection is refused from then on."""
-        base = self.turns.base
+        base = self._turns.base
         try:
             if base is not None and base.is_open:
                 await base._end(commit=False, task=current_task(), leaving=True)
@@ -371,7 +366,7 @@ class Connection(Queries):
             raise NotConnectedError("the connection was returned to the pool; hold it again")
         return connection
 
-    async def take_turn(
+    async def _take_turn(
         self, transaction: Transaction | None, task: asyncio.Task[Any] | None
     ) -> None:
         """Wait for a turn for work that was called for in `transaction`.
@@ -379,13 +374,13 @@ class Connection(Queries):
         Raises:
             TransactionError: It has ended meanwhile; outside of it, the work would be committed.
         """
-        await self.turns.take(transaction, task)
+        await self._turns.take(transaction, task)
         if (
             transaction is not None
             and not transaction.is_open
-            and transaction is not self.turns.base  # with it, the connection has ended
+            and transaction is not self._turns.base  # with it, the connection has ended
         ):
-            self.turns.pass_on()
+            self._turns.pass_on()
             raise TransactionError(
                 f"this was called for in a transaction that is already {transaction.state}; "
                 "await it before the transaction ends"
@@ -394,7 +389,7 @@ class Connection(Queries):
     async def _usable(self) -> DriverConnection:
         """Return the leased connection, or another where it was lost outside a transaction."""
         connection = self._leased()
-        if self.turns.stack or connection.is_alive():
+        if self._turns.stack or connection.is_alive():
             return connection
         # Given back first: in a full pool, the other one takes its place.
         connection.suspect = True
@@ -411,7 +406,7 @@ class Connection(Queries):
         timeout: float | None,
         finish: Finish | None = None,
     ) -> Coroutine[Any, Any, Any]:
-        transaction = current_transaction(self) if self.turns.stack else None
+        transaction = current_transaction(self) if self._turns.stack else None
         task = current_task()
         seconds = time_limit(timeout, self._services.settings)
         run = self._run(operation, query, values, finish, transaction, task)
@@ -427,14 +422,14 @@ class Connection(Queries):
         task: asyncio.Task[Any] | None,
     ) -> Any:
         if self._driver_connection is None:
-            await self.hold()
+            await self._hold()
         else:
             self._hold_on()
         try:
-            if self.turns.busy or self.turns.stack or transaction is not None:
-                await self.take_turn(transaction, task)
+            if self._turns.busy or self._turns.stack or transaction is not None:
+                await self._take_turn(transaction, task)
             else:
-                self.turns.busy = True
+                self._turns.busy = True
             try:
                 connection = await self._usable()
                 guard = self._guard(connection)
@@ -447,18 +442,18 @@ class Connection(Queries):
                         self._services, connection, operation, query, values, finish
                     )
             finally:
-                self.turns.pass_on()
+                self._turns.pass_on()
         finally:
             if self._holds > 1:
                 self._holds -= 1
             else:
-                await self.unhold()
+                await self._unhold()
 
     def _guard(self, connection: DriverConnection) -> StatementGuard | None:
         """Keep an error outside the user's transactions from spoiling the base one."""
         if (
-            self.turns.base is not None
-            and len(self.turns.stack) == 1
+            self._turns.base is not None
+            and len(self._turns.stack) == 1
             and connection.errors_spoil_transactions
         ):
             return StatementGuard(connection)
@@ -483,7 +478,7 @@ class Connection(Queries):
             timeout: Seconds that one fetch may take.
         """
         size = check_batch_size(batch_size)
-        transaction = current_transaction(self) if self.turns.stack else None
+        transaction = current_transaction(self) if self._turns.stack else None
         seconds = time_limit(timeout, self._services.settings)
         return self._iterate(query, values, size, seconds, transaction, current_task())
 
@@ -509,7 +504,7 @@ class Connection(Queries):
                 return await step()
 
         async def open_cursor() -> tuple[DriverConnection, DriverCursor]:
-            await self.take_turn(transaction, task)
+            await self._take_turn(transaction, task)
             try:
                 usable = await self._usable()
                 note_session(usable, plan)
@@ -518,28 +513,28 @@ class Connection(Queries):
                     usable, lambda: usable.open_cursor(plan, args, hold=hold)
                 )
             finally:
-                self.turns.pass_on()
+                self._turns.pass_on()
 
         async def fetch() -> Any:
-            await self.take_turn(transaction, task)
+            await self._take_turn(transaction, task)
             try:
                 if self._driver_connection is not connection:
                     raise NotConnectedError("the connection of the iteration was lost")
                 return await guarded(connection, lambda: cursor.fetch(size))
             finally:
-                self.turns.pass_on()
+                self._turns.pass_on()
 
         async def close() -> None:
-            await self.turns.take(transaction, task)
+            await self._turns.take(transaction, task)
             try:
                 if self._driver_connection is connection:
                     await guarded(connection, cursor.close)
             finally:
-                self.turns.pass_on()
+                self._turns.pass_on()
 
-        await self.hold()
+        await self._hold()
         try:
-            self._services.log_query(query, values)
+            self._services._log_query(query, values)
             plan, args, _ = self._services.query_cache.prepare(query, values)
             connection, cursor = await limited(open_cursor(), seconds)
             try:
@@ -559,7 +554,7 @@ class Connection(Queries):
                 raise
             await close()
         finally:
-            await self.unhold()
+            await self._unhold()
 
 
 class StatementGuard:

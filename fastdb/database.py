@@ -146,7 +146,7 @@ class Database(Queries):
         )
         self._leases = 0
         self._global: Connection | None = None
-        self.waiting: dict[asyncio.Task[Any], Transaction] = {}
+        self._waiting: dict[asyncio.Task[Any], Transaction] = {}
 
     def __repr__(self) -> str:
         """Show the URL with its password masked."""
@@ -222,7 +222,7 @@ class Database(Queries):
             if self._force_rollback:
                 self._global = Connection(self)
                 try:
-                    await self._global.start_base()
+                    await self._global._start_base()
                 except BaseException:
                     self._forget_pool()
                     await pool.close(0)
@@ -253,12 +253,12 @@ class Database(Queries):
             try:
                 if connection is not None:
                     async with asyncio.timeout(timeout):
-                        await connection.end_base()
+                        await connection._end_base()
             except TimeoutError:
                 logger.warning("the forced rollback took longer than %s s", timeout)
             finally:
                 self._forget_pool()
-                await pool.close(timeout, spare=own.holder if own is not None else None)
+                await pool.close(timeout, spare=own._holder if own is not None else None)
         logger.info("disconnected from %s", self.url.obscure_password)
 
     def _change(self) -> asyncio.Lock:
@@ -276,7 +276,7 @@ class Database(Queries):
 
     # -- what a Connection needs
 
-    def ready_pool(self) -> Pool:
+    def _ready_pool(self) -> Pool:
         """Return the pool, after checking that it is open and on this event loop."""
         pool = self._pool
         if pool is None:
@@ -285,11 +285,11 @@ class Database(Queries):
             raise other_loop()
         return pool
 
-    def note_lease(self, change: int) -> None:
+    def _note_lease(self, change: int) -> None:
         """Count the Connections that hold a lease."""
         self._leases += change
 
-    def log_query(self, query: Query, values: object) -> None:
+    def _log_query(self, query: Query, values: object) -> None:
         """Write a query to the log where anybody listens."""
         level = logging.INFO if self.settings.echo else logging.DEBUG
         if logger.isEnabledFor(level):
@@ -353,7 +353,7 @@ class Database(Queries):
 
     async def _run(self, operation: str, query: Query, values: Any, finish: Finish | None) -> Any:
         """Run one operation on a connection that is leased for it alone."""
-        pool = self.ready_pool()
+        pool = self._ready_pool()
         connection = await pool.acquire()
         try:
             return await run_query(self, connection, operation, query, values, finish)
@@ -398,11 +398,11 @@ class Database(Queries):
         self, query: Query, values: Values | None, size: int, seconds: float | None
     ) -> AsyncGenerator[Record, None]:
         """Iterate on a connection that is leased for it alone."""
-        pool = self.ready_pool()
+        pool = self._ready_pool()
         connection = await pool.acquire()
         connection.holder = f"iterate({query!s:.60})"
         try:
-            self.log_query(query, values)
+            self._log_query(query, values)
             plan, args, _ = self.query_cache.prepare(query, values)
             note_session(connection, plan)
             cursor = await limited(connection.open_cursor(plan, args, hold=False), seconds)

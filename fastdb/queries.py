@@ -62,16 +62,16 @@ class Services(Protocol):
         """The options that are not the driver's."""
 
     @property
-    def waiting(self) -> dict[asyncio.Task[Any], Transaction]:
+    def _waiting(self) -> dict[asyncio.Task[Any], Transaction]:
         """For which transaction a task waits."""
 
-    def ready_pool(self) -> Pool:
+    def _ready_pool(self) -> Pool:
         """Return the pool, after checking that it is open and on this event loop."""
 
-    def note_lease(self, change: int) -> None:
+    def _note_lease(self, change: int) -> None:
         """Count the Connections that hold a lease."""
 
-    def log_query(self, query: Query, values: object) -> None:
+    def _log_query(self, query: Query, values: object) -> None:
         """Write a query to the log where anybody listens."""
 
 
@@ -238,7 +238,7 @@ async def run_query(
     finish: Finish | None,
 ) -> Any:
     """Run one operation on a connection that is the caller's alone."""
-    services.log_query(query, values)
+    services._log_query(query, values)
     if operation == "execute_many":
         batches = services.query_cache.prepare_many(query, values, MANY_BATCH_SIZE)
         try:

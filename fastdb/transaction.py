@@ -235,15 +235,15 @@ class Transaction:
 
     async def _start(self, connection: Connection, parent: Transaction | None) -> Transaction:
         try:
-            await connection.hold()
+            await connection._hold()
             try:
-                await connection.take_turn(parent, self.task)
+                await connection._take_turn(parent, self.task)
                 try:
-                    await connection.push_transaction(self)
+                    await connection._push_transaction(self)
                 finally:
-                    connection.turns.pass_on()
+                    connection._turns.pass_on()
             except BaseException:
-                await connection.unhold()
+                await connection._unhold()
                 raise
         except BaseException:
             self._state = "failed"
@@ -260,14 +260,14 @@ class Transaction:
             raise TransactionError(f"cannot {verb}; the transaction is {self._state_in_words()}")
         callbacks: list[Callable[[], Any]] = []
         try:
-            await connection.turns.take(self, task)
+            await connection._turns.take(self, task)
         except BaseException:
             # Somebody else's turn never ended, or the caller was cancelled in the wait. By hand
             # it can be tried again; at the end of a block nobody would.
             if leaving and self._state == "open":
                 self._state = "ending"
                 self._leave_context()
-                await connection.roll_back_out_of_turn(self)
+                await connection._roll_back_out_of_turn(self)
             raise
         ended = False
         try:
@@ -275,7 +275,7 @@ class Transaction:
                 raise TransactionError(
                     f"cannot {verb}; the transaction is {self._state_in_words()}"
                 )
-            inner = connection.inner_transaction(self)
+            inner = connection._inner_transaction(self)
             if inner is not None and not leaving:
                 raise TransactionError(
                     f"cannot {verb}; an inner transaction is still open: {inner!r}; end it first"
@@ -284,19 +284,19 @@ class Transaction:
             self._leave_context()
             ended = True
             if commit and inner is None:
-                callbacks = await connection.commit_transaction(self)
+                callbacks = await connection._commit_transaction(self)
             else:
-                await connection.roll_back_transaction(self)
+                await connection._roll_back_transaction(self)
                 if commit:
                     raise TransactionError(
                         f"cannot commit; an inner transaction was left open: {inner!r}; "
                         "everything is rolled back"
                     )
         finally:
-            connection.turns.pass_on()
+            connection._turns.pass_on()
             if ended and self._holding:
                 self._holding = False
-                await connection.unhold()
+                await connection._unhold()
         await _call_all(callbacks)
 
     def _state_in_words(self) -> str:

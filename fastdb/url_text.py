@@ -28,6 +28,7 @@ URL = re.compile(
 )
 _HOST = re.compile(r"(?:\[(?P<ipv6>[^\[\]]+)\]|(?P<name>[^:\[\]]*))(?::(?P<port>[0-9]*))?")
 _IPV6 = re.compile(r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(?:%.+)?")
+_SQLITE = re.compile(r"sqlite3?(\+\w+)?:", re.IGNORECASE)
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 # Left as they are in a database's name; "@" and "?" would be taken for something else.
@@ -37,6 +38,11 @@ PATH_SAFE = "/:~!$&'()*+,;=\\"
 def refuse_text(text: str) -> NoReturn:
     """Say what is wrong without quoting any of it: a password may stand anywhere in it."""
     form = "a database URL looks like 'postgresql://user:password@host:5432/database'"
+    if _SQLITE.match(text):
+        form = (
+            "an SQLite URL looks like 'sqlite:///relative.db' or 'sqlite:////absolute.db';"
+            " 'sqlite://' is a database in memory"
+        )
     if not text:
         raise InvalidURLError(f"the database URL is empty; {form}")
     if CONTROL.search(text):

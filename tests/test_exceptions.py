@@ -10,6 +10,7 @@ import threading
 import traceback
 from typing import Any
 
+import asyncmy.errors
 import asyncpg
 import pymysql
 import pytest
@@ -33,10 +34,11 @@ from fastdb.exceptions import (
 
 CLASSES = [
     value
-    for value in vars(exceptions).values()
+    for name, value in vars(exceptions).items()
     if isinstance(value, type)
     and issubclass(value, Exception)
     and value.__module__ == "fastdb.exceptions"
+    and name == value.__name__
 ]
 
 
@@ -64,7 +66,9 @@ def test_the_tree_is_the_one_that_is_drawn() -> None:
     actual = {}
     for cls in CLASSES:
         if cls not in (Error, exceptions.Warning):
-            parent, *builtin_bases = cls.__bases__
+            parent = cls.__bases__[0]
+            made = type(cls("x"))
+            builtin_bases = [base for base in made.__bases__ if not issubclass(base, Error)]
             actual[cls.__name__] = (
                 parent.__name__,
                 builtin_bases[0].__name__ if builtin_bases else None,
@@ -99,7 +103,10 @@ def test_each_class_is_documented_shows_its_message_and_pickles(cls: type[Except
     error = cls("the message says it")
     assert str(error) == "the message says it"
     again = pickle.loads(pickle.dumps(error))
-    assert type(again) is cls
+    assert type(again) is type(error)
+    assert isinstance(again, cls)
+    assert (type(again).__name__, type(again).__qualname__) == (cls.__name__, cls.__name__)
+    assert type(again).__doc__ == cls.__doc__
     assert again.args == error.args
 
 
@@ -215,6 +222,9 @@ SAMPLES: list[tuple[type[Error], BaseException]] = [
     (ConnectionFailedError, pymysql.err.OperationalError(2003, "Can't connect (111)")),
     (QueryTimeoutError, pymysql.err.OperationalError(3024, "interrupted")),
     (OperationalError, pymysql.err.MySQLError()),
+    (ConnectionFailedError, asyncmy.errors.OperationalError(1045, "Access denied")),
+    (QueryTimeoutError, asyncmy.errors.OperationalError(3024, "interrupted")),
+    (IntegrityError, asyncmy.errors.IntegrityError(1062, "Duplicate entry '1'")),
     (ConnectionFailedError, ConnectionRefusedError(111, "Connection refused")),
     (ConnectionFailedError, FileNotFoundError(2, "No such file", "/run/x")),
     (ConnectionFailedError, FileNotFoundError(2, "No such file", "/run/x", None, "/run/y")),
@@ -259,7 +269,6 @@ def attributes(error: BaseException) -> dict[str, Any]:
 def check(error: BaseException, original: BaseException, kind: type[Error]) -> None:
     assert isinstance(error, Error)
     assert isinstance(error, type(original)) or isinstance(original, Final)
-    # The kind itself, or at least its nearest class that shares the layout.
     assert isinstance(error, (kind, kind.__bases__[0]))
     assert error.args == original.args
     assert str(error) == str(original)
@@ -311,8 +320,32 @@ def test_the_kind_keeps_its_builtin_wherever_layouts_allow() -> None:
         assert isinstance(error, ConnectionFailedError)
         assert isinstance(error, ConnectionError)
     error = from_driver(ConnectionFailedError, unicode_error())
-    assert isinstance(error, OperationalError)
+    assert isinstance(error, ConnectionFailedError)
     assert not isinstance(error, OSError)
+
+
+@pytest.mark.parametrize(
+    ("kind", "builtin"),
+    [(ConnectionFailedError, ConnectionError), (QueryTimeoutError, TimeoutError)],
+)
+def test_the_builtin_gives_way_to_compiled_classes_and_the_kind_stays(
+    kind: type[Error], builtin: type[OSError]
+) -> None:
+    own = kind("the message")
+    assert isinstance(own, builtin)
+    assert repr(own) == f"{kind.__name__}('the message')"
+    assert repr(copy.copy(own)) == repr(own)
+    assert str(kind(111, "refused")) == "[Errno 111] refused"
+    with pytest.raises(TypeError):
+        kind("x", hint="y")
+    assert isinstance(from_driver(kind, Final("x")), builtin)  # which refuses to be merged
+    original = asyncmy.errors.OperationalError(1045, "Access denied")
+    error = from_driver(kind, original)
+    assert isinstance(error, kind)
+    assert isinstance(error, asyncmy.errors.OperationalError)
+    assert not isinstance(error, builtin)
+    assert type(error).__qualname__ == f"{kind.__name__}[asyncmy.errors.OperationalError]"
+    assert str(error) == str(original) == "(1045, 'Access denied')"
 
 
 def test_a_class_that_refuses_subclasses_gives_the_plain_kind() -> None:
@@ -322,10 +355,10 @@ def test_a_class_that_refuses_subclasses_gives_the_plain_kind() -> None:
 
 
 def test_a_class_that_the_kind_derives_from_gives_the_plain_kind() -> None:
-    assert type(from_driver(QueryTimeoutError, TimeoutError())) is QueryTimeoutError
+    assert type(from_driver(QueryTimeoutError, TimeoutError())) is type(QueryTimeoutError())
     error = from_driver(ConnectionFailedError, OSError(113, "No route to host"))
-    assert type(error) is ConnectionFailedError
-    assert isinstance(error, OSError)
+    assert type(error) is type(ConnectionFailedError())
+    assert isinstance(error, ConnectionError)
     assert (error.errno, str(error)) == (113, "[Errno 113] No route to host")
 
 
@@ -388,7 +421,7 @@ def test_names_are_those_that_programs_look_for_and_tracebacks_show_both() -> No
     assert type(refused).__qualname__ == "ConnectionFailedError[ConnectionRefusedError]"
     # A conflict of layouts shows what is left.
     broken = from_driver(ConnectionFailedError, unicode_error())
-    assert type(broken).__qualname__ == "OperationalError[UnicodeDecodeError]"
+    assert type(broken).__qualname__ == "ConnectionFailedError[UnicodeDecodeError]"
 
 
 def test_notes_stay_with_the_cause() -> None:
@@ -446,7 +479,7 @@ def test_every_exception_of_the_drivers_fits_every_kind() -> None:
     kinds = [cls for cls in CLASSES if issubclass(cls, Error)]
     drivers: list[type[BaseException]] = [
         value
-        for module in (asyncpg.exceptions, pymysql.err, sqlite3, ssl, builtins)
+        for module in (asyncpg.exceptions, pymysql.err, asyncmy.errors, sqlite3, ssl, builtins)
         for value in vars(module).values()
         if isinstance(value, type)
         and issubclass(value, Exception)

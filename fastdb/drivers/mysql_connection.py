@@ -425,7 +425,7 @@ class MySQLConnection(DriverConnection):
         Raises:
             NotSupportedError: This database cannot honour one of `options`.
         """
-        if options.deferrable is not None:
+        if options.deferrable:
             raise NotSupportedError("MySQL has no deferrable transactions")
         if options.begin is not None:
             raise NotSupportedError("begin= is SQLite's; MySQL has one kind of BEGIN")

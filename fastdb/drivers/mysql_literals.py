@@ -208,9 +208,15 @@ class LiteralWriter:
 
 def _unknown(value: Any) -> DataError:
     kind = type(value)
-    advice = "; send its .value or .name" if isinstance(value, Enum) else ""
+    if isinstance(value, Enum):
+        advice = "send its .value or .name"
+    else:
+        advice = (
+            "it takes None, bool, int, float, Decimal, str, bytes, date, datetime, time, timedelta,"
+            f" UUID, and lists of these; for others give an encoder: conv={{{kind.__name__}: ...}}"
+        )
     return DataError(
-        f"cannot send a value of type {kind.__module__}.{kind.__qualname__} to MySQL{advice}"
+        f"cannot send a value of type {kind.__module__}.{kind.__qualname__} to MySQL; {advice}"
     )
 
 

@@ -242,14 +242,15 @@ def _tls(chosen: dict[str, Any]) -> tuple[ssl.SSLContext | None, bool]:
     """Take the options of TLS out and return the context, and whether TLS must be had."""
     given = chosen.pop("ssl", None)
     mode = chosen.pop("ssl_mode", None)
+    name = "ssl_mode"
     files = {name: chosen.pop(name) for name in _FILES if name in chosen}
     check = chosen.pop("ssl_check_hostname", None)
     if isinstance(given, str):
         if mode is not None:
             raise OptionError("the options 'ssl' and 'ssl_mode' both name a mode; give one of them")
-        given, mode = None, given
+        given, mode, name = None, given, "ssl"
     if mode is not None:
-        mode = _mode(mode)
+        mode = _mode(name, mode)
     if isinstance(given, ssl.SSLContext):
         if files or check is not None or mode in ("disabled", "preferred"):
             raise OptionError("ssl is an SSLContext; it takes no further options of TLS beside it")
@@ -300,11 +301,11 @@ def _tls(chosen: dict[str, Any]) -> tuple[ssl.SSLContext | None, bool]:
     return _context(mode, files), mode != "preferred"
 
 
-def _mode(value: Any) -> str:
+def _mode(name: str, value: Any) -> str:
     mode = _MODES.get(str(value).lower().replace("_", "-"))
     if mode is None:
         raise OptionError(
-            f"ssl_mode is {value!r}; it is one of DISABLED, PREFERRED, REQUIRED, VERIFY_CA,"
+            f"{name} is {value!r}; it is one of DISABLED, PREFERRED, REQUIRED, VERIFY_CA,"
             " VERIFY_IDENTITY, or libpq's disable, allow, prefer, require, verify-ca, verify-full"
         )
     return mode

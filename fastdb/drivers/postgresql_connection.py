@@ -41,6 +41,7 @@ PATIENCE: Final = 5.0
 LEXICAL: Final = Lexical("postgresql")
 
 ISOLATION_LEVELS: Final = ("serializable", "repeatable_read", "read_committed", "read_uncommitted")
+_SHOWN_LEVELS: Final = sorted(name.replace("_", " ").upper() for name in ISOLATION_LEVELS)
 
 #: Statements after which a prepared statement may expect types that are no longer there.
 _CHANGING_VERBS: Final = frozenset({"ALTER", "DROP"})
@@ -227,6 +228,13 @@ class PostgreSQLConnection(DriverConnection):
         """Commit; raise where the server rolled back instead."""
         transaction, self._transaction = self._transaction, None
         self._savepoints.clear()
+        if self.raw.is_closed():
+            self._changed_schema = False
+            self.raw.forget_transaction()
+            closed = asyncpg.InterfaceError(
+                "cannot commit; the connection is closed and the transaction rolled back"
+            )
+            raise from_driver(ConnectionFailedError, closed) from closed
         try:
             if transaction is None:
                 await self.raw.execute("COMMIT")
@@ -446,7 +454,7 @@ def _transaction_arguments(
         if isolation not in ISOLATION_LEVELS:
             raise NotSupportedError(
                 f"PostgreSQL has no isolation level {options.isolation!r}; "
-                f"it has {', '.join(ISOLATION_LEVELS)}"
+                f"it has {', '.join(_SHOWN_LEVELS)}"
             )
     if options.deferrable and not (isolation == "serializable" and options.readonly):
         raise NotSupportedError(

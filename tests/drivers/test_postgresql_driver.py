@@ -652,7 +652,7 @@ async def test_isolation_levels(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (TransactionOptions(isolation="snapshot"), "no isolation level 'snapshot'; it has serial"),
+        (TransactionOptions(isolation="snapshot"), "no isolation level 'snapshot'; it has READ COMM"),
         (TransactionOptions(begin="immediate"), "no begin='immediate'"),
         (TransactionOptions(deferrable=True), "deferrable=True has an effect only"),
         (TransactionOptions("serializable", None, True), "deferrable=True has an effect only"),
@@ -1117,6 +1117,15 @@ async def test_a_lost_connection_fails_calmly(
         await client.run(connection, "SELECT 1")
     with pytest.raises(ConnectionFailedError):
         await connection.reset()
+    other = await client.connect()
+    await other.begin(PLAIN)
+    other.terminate()
+    with pytest.raises(
+        ConnectionFailedError, match="cannot commit; the connection is closed and the"
+    ) as caught:
+        await other.commit()
+    assert isinstance(caught.value, asyncpg.InterfaceError)
+    await other.rollback()
     other = await client.connect()
     held = await client.cursor(other, SERIES, {"last": 9}, hold=True)
     other.terminate()
