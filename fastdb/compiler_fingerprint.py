@@ -15,9 +15,8 @@ __all__ = [
     "cache_key_of",
     "check_walk",
     "fingerprint",
-    "is_simple_type",
     "traversal_of",
-    "type_tokens",
+    "type_token",
 ]
 
 
@@ -139,7 +138,9 @@ def _load_simple_types() -> frozenset[type]:
 # -- the compiled walk, which makes a key of its own several times faster
 
 #: What a walk does with an attribute of an element, by the name of SQLAlchemy's symbol for it.
-ELEMENT, ELEMENTS, PLAIN, TYPE, NAME, EMPTY, JOINS, VALUES, PREFIXES, TUPLES, NAMED = range(11)
+ELEMENT, ELEMENTS, PLAIN, TYPE, NAME, EMPTY, JOINS, VALUES, PREFIXES, TUPLES, NAMED, OPTIONS = (
+    range(12)
+)
 _CODES = {
     "dp_clauseelement": ELEMENT,
     "dp_has_cache_key": ELEMENT,
@@ -156,13 +157,14 @@ _CODES = {
     "dp_prefix_sequence": PREFIXES,
     "dp_clauseelement_tuples": TUPLES,
     "dp_string_clauseelement_dict": NAMED,
+    "dp_plain_dict": OPTIONS,
 }
 # Classes whose SQL is described in full by the attributes that they let be traversed.
 _WALKED = {
     "elements": "AsBoolean BinaryExpression BooleanClauseList Case Cast ClauseList "
-    "CollectionAggregate ColumnClause ElementList ExpressionClauseList Extract False_ FrameClause "
+    "CollationClause CollectionAggregate ColumnClause ElementList ExpressionClauseList Extract False_ FrameClause "
     "FunctionFilter Grouping Label Null OrderByList Over TextClause True_ Tuple TypeClause "
-    "TypeCoerce UnaryExpression",
+    "TypeCoerce UnaryExpression _label_reference _textual_label_reference",
     "selectable": "Alias CTE CompoundSelect Exists ForUpdateArg FromGrouping Join Lateral "
     "ScalarSelect Select SelectStatementGrouping Subquery",
     "dml": "Delete Insert Update",
@@ -214,19 +216,13 @@ def traversal_of(element_class: type) -> Traversal | None:
     return Traversal(codes, computed)
 
 
-def type_tokens(type_: Any) -> list[Any]:
+def type_token(type_: Any) -> Any:
     """Return what tells a type from every other that SQLAlchemy treats differently."""
     found: list[Any] = []
     _collect_types(type_, found)
-    if found and found[0] is type_:
-        return found
-    return [type_._static_cache_key, len(found), *found]
-
-
-def is_simple_type(type_: Any) -> bool:
-    """Return whether SQLAlchemy's own key of a type tells all about it."""
-    simple = _simple_types if _simple_types is not None else _load_simple_types()
-    return type(type_) in simple and not type_._variant_mapping
+    if not found:
+        return type_._static_cache_key
+    return type_ if found[0] is type_ else (type_._static_cache_key, *found)
 
 
 def cache_key_of(binds: list[Any]) -> Any:

@@ -56,6 +56,7 @@ class QueryPlan:
         "_layout",
         "_layout_names",
         "_result",
+        "_shared",
         "changes_session",
         "implicit_commit",
         "implicit_returning",
@@ -80,6 +81,7 @@ class QueryPlan:
         self.is_expression = parts.is_expression
         self.key_sources = parts.key_sources
         self._result = parts.result
+        self._shared: QueryPlan | None = None  # the plan of which this is a copy
         self._layout: RecordLayout | None = None
         self._layout_names: tuple[str, ...] | None = None
 
@@ -90,6 +92,8 @@ class QueryPlan:
         result = self._result
         if result is None:
             layout = RecordLayout(names)
+        elif self._shared is not None:
+            layout = self._shared.layout(names).for_columns(result.locator(names))
         else:
             layout = RecordLayout(names, result.converters(names), result.locator(names))
         self._layout_names = names
@@ -106,6 +110,7 @@ def _for_columns(plan: QueryPlan, result: ResultColumns) -> QueryPlan:
     for name in QueryPlan.__slots__:
         setattr(copy, name, getattr(plan, name))
     copy._result = result
+    copy._shared = plan
     copy._layout = copy._layout_names = None
     return copy
 
