@@ -10,6 +10,7 @@ import weakref
 from datetime import date, datetime, time
 from enum import Enum
 
+cimport cython
 from cpython cimport datetime as c_datetime
 from cpython.bytes cimport PyBytes_CheckExact
 from cpython.dict cimport PyDict_CheckExact, PyDict_GetItemWithError, PyDict_Size
@@ -530,6 +531,7 @@ cdef inline object _own_value(_Slot slot, object extracted):
     return bind.effective_value
 
 
+@cython.freelist(16)
 cdef class _Same:
     """What is known of one expression object."""
 
@@ -619,6 +621,7 @@ cdef class _Walker:
     cdef object column_class
     cdef object bind_class
     cdef object limit_class
+    cdef object null_class
     cdef object anonymous
     cdef object prefix_map
     cdef list out
@@ -631,6 +634,7 @@ cdef class _Walker:
         from sqlalchemy.sql.elements import BindParameter, _anonymous_label
         from sqlalchemy.sql.selectable import _OffsetLimitParam
         from sqlalchemy.sql.visitors import prefix_anon_map
+        from sqlalchemy.types import NullType
 
         self.traversals = {}
         self.types = {}
@@ -638,6 +642,7 @@ cdef class _Walker:
         self.column_class = Column
         self.bind_class = BindParameter
         self.limit_class = _OffsetLimitParam
+        self.null_class = NullType
         self.anonymous = _anonymous_label
         self.prefix_map = prefix_anon_map
 
@@ -780,11 +785,15 @@ cdef class _Walker:
         if kind is str or kind is bool or callable(value):
             self.out.append(value)
             return 1
+        if isinstance(value, Enum):
+            self.out.append(kind)
+            self.out.append(value._name_)  # a member hashes in Python
+            return 1
         if kind is tuple:
             for each in value:
                 if each is not None and type(each) is not str and type(each) is not int:
                     return 0
-        elif not isinstance(value, (int, Enum)):
+        elif not isinstance(value, int):
             return 0
         self.out.append(kind)
         self.out.append(value)
@@ -793,15 +802,20 @@ cdef class _Walker:
     cdef int type(self, object type_) except -1:
         cdef object identity = <Py_ssize_t><void *>type_
         cdef PyObject *found = PyDict_GetItemWithError(self.types, identity)
-        cdef tuple known
-        if found is NULL:
+        if found is not NULL:
+            self.out.append(<object>PyTuple_GET_ITEM(<tuple>found, 1))
+            return 1
+        if type(type_) is self.null_class and not type_._variant_mapping:
+            self.out.append(self.null_class)  # often made anew, and all alike
+            return 1
+        returns = "_static_cache_key" in type_.__dict__  # SQLAlchemy has met it before
+        token = type_token(type_)
+        self.out.append(token)
+        if returns:
             if len(self.types) >= _MAX_TYPES:
                 self.types.clear()
             # The type is kept: no other takes its address.
-            known = self.types[identity] = (type_, type_token(type_))
-        else:
-            known = <tuple>found
-        self.out.append(<object>PyTuple_GET_ITEM(known, 1))
+            self.types[identity] = (type_, token)
         return 1
 
     cdef int name(self, object name) except -1:

@@ -23,11 +23,17 @@ from cpython.dict cimport PyDict_GetItemWithError
 from cpython.float cimport PyFloat_CheckExact
 from cpython.long cimport PyLong_AsLongAndOverflow, PyLong_AsSsize_t, PyLong_CheckExact
 from cpython.number cimport PyIndex_Check
-from cpython.object cimport PyObject, PyObject_RichCompare, PyTypeObject
+from cpython.object cimport PyObject, PyObject_IsTrue, PyObject_RichCompare, PyTypeObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.sequence cimport PySequence_Check, PySequence_Size
 from cpython.slice cimport PySlice_Check
-from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_SIZE, PyTuple_New, PyTuple_SET_ITEM
+from cpython.tuple cimport (
+    PyTuple_CheckExact,
+    PyTuple_GET_ITEM,
+    PyTuple_GET_SIZE,
+    PyTuple_New,
+    PyTuple_SET_ITEM,
+)
 from cpython.unicode cimport PyUnicode_Check, PyUnicode_CheckExact
 
 from collections.abc import Mapping, Sequence
@@ -332,14 +338,13 @@ cdef int convert_values(RecordLayout layout, PyObject **values) except -1:
     cdef int code
     for position in range(layout._size):
         code = layout._code_of[position]
-        if code == NONE:
+        if code == NONE or (code == NUMBER and PyFloat_CheckExact(<object>values[position])):
             continue
         old = <object>values[position]
-        new = converted(code, layout._converters[position], old)
-        if new is not old:
-            Py_INCREF(new)
-            values[position] = <PyObject *>new
-            Py_DECREF(old)
+        new = converted(code, <object>PyTuple_GET_ITEM(layout._converters, position), old)
+        Py_INCREF(new)
+        values[position] = <PyObject *>new
+        Py_DECREF(old)
     return 0
 
 
@@ -393,11 +398,8 @@ cdef inline object converted(int code, object converter, object value):
         return None
     if code == BOOLEAN:
         if PyLong_CheckExact(value):
-            return value != 0
-    elif code == NUMBER:
-        if PyFloat_CheckExact(value):
-            return value
-    elif PyUnicode_CheckExact(value) and PyUnicode_IS_COMPACT_ASCII(value):
+            return True if PyObject_IsTrue(value) else False
+    elif code != NUMBER and PyUnicode_CheckExact(value) and PyUnicode_IS_COMPACT_ASCII(value):
         made = parsed(
             code, <const unsigned char *>PyUnicode_1BYTE_DATA(value), PyUnicode_GET_LENGTH(value)
         )
