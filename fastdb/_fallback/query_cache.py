@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -123,7 +124,8 @@ class _Entry:
     def __init__(self, compiled: Any, plan: Any) -> None:
         self.compiled = compiled
         self.plan = plan
-        self.recent = 0  # the id() of the expression that was last found to be equal
+        # The expression that was last found to be equal.
+        self.recent: weakref.ref[Any] | None = None
         self.used = False
 
 
@@ -305,8 +307,10 @@ class QueryCache:
             entry.used = True
             expression = entry.compiled
             # Most expressions are made anew for each call; one that comes again is worth keeping.
-            keep = keep and entry.recent == id(query)
-            entry.recent = id(query)
+            keep = keep and entry.recent is not None and entry.recent() is query
+            # An expression class may be without weak references.
+            with contextlib.suppress(TypeError):
+                entry.recent = weakref.ref(query)
             if expression.result is not None and not expression.result.plain:
                 own = own_columns(query, at_once=keep)
                 result = expression.result.for_columns(own)

@@ -32,6 +32,7 @@ from fastdb.compiler_fingerprint import (
     cache_key_of,
     check_walk,
     fingerprint,
+    simple_types,
     traversal_of,
     type_token,
 )
@@ -342,6 +343,7 @@ cdef class _Compiled(_Entry):
     cdef dict by_lengths
     cdef bint plain  # the columns are the tables' own, if there are any
     cdef Py_ssize_t row_size  # of a row that bind_row() knows, or -1
+    cdef list kept  # what the key names by its address
     cdef object recent  # a weak reference to the expression that was last found to be equal
 
     def __init__(self, expression, keys):
@@ -610,9 +612,9 @@ cdef class _Walker:
     """Walk over expressions; make keys that are equal where their SQL is.
 
     A key lists, element by element, its class and every attribute that is set, closed by an end
-    mark; an element that was met before is its number. Tables and their columns stand for
-    themselves, types as :func:`fastdb.compiler_fingerprint.type_token` tells. The key holds a
-    reference to each.
+    mark; an element that was met before is its number. Tables and their columns are their
+    addresses, types as :func:`fastdb.compiler_fingerprint.type_token` tells. `kept` holds what is
+    in the key by its address only.
     """
 
     cdef dict traversals
@@ -621,11 +623,12 @@ cdef class _Walker:
     cdef object column_class
     cdef object bind_class
     cdef object limit_class
-    cdef object null_class
+    cdef object simple
     cdef object anonymous
     cdef object prefix_map
     cdef list out
     cdef list binds
+    cdef list kept
     cdef dict seen
     cdef object names
 
@@ -634,7 +637,6 @@ cdef class _Walker:
         from sqlalchemy.sql.elements import BindParameter, _anonymous_label
         from sqlalchemy.sql.selectable import _OffsetLimitParam
         from sqlalchemy.sql.visitors import prefix_anon_map
-        from sqlalchemy.types import NullType
 
         self.traversals = {}
         self.types = {}
@@ -642,7 +644,7 @@ cdef class _Walker:
         self.column_class = Column
         self.bind_class = BindParameter
         self.limit_class = _OffsetLimitParam
-        self.null_class = NullType
+        self.simple = simple_types()
         self.anonymous = _anonymous_label
         self.prefix_map = prefix_anon_map
 
@@ -654,6 +656,7 @@ cdef class _Walker:
             return 0
         self.out = []
         self.binds = []
+        self.kept = []
         self.seen = {}
         self.names = None
         return self.element(query)
@@ -667,29 +670,33 @@ cdef class _Walker:
         cdef object element_class = type(element)
         cdef PyObject *found
         cdef dict codes, attributes
+        cdef tuple traversal
         cdef list out = self.out
-        if element_class is self.table_class:
-            self.out.append(element)
+        cdef object identity = <Py_ssize_t><void *>element
+        if element_class is self.table_class or (
+            element_class is self.column_class and type(element.table) is self.table_class
+        ):
+            # They hash in Python; the entry keeps them, so that no other takes the address.
+            out.append(identity)
+            self.kept.append(element)
             return 1
-        if element_class is self.column_class and type(element.table) is self.table_class:
-            self.out.append(element)
-            return 1
-        identity = id(element)
         found = PyDict_GetItemWithError(self.seen, identity)
         if found is not NULL:
-            self.out.append(<object>found)
+            out.append(<object>found)
             return 1
-        self.seen[identity] = len(self.seen)
+        self.seen[identity] = -1 - PyDict_Size(self.seen)  # no address
         if element_class is self.bind_class or element_class is self.limit_class:
             return self.bind(element, element_class)
         found = PyDict_GetItemWithError(self.traversals, element_class)
         if found is NULL:
-            traversal = self.traversals[element_class] = traversal_of(element_class)
+            told = traversal_of(element_class)
+            traversal = None if told is None else tuple(told)  # a named one is slow to read
+            self.traversals[element_class] = traversal
         else:
-            traversal = <object>found
+            traversal = <tuple>found
         if traversal is None:
             return 0
-        codes = <dict>(traversal[0])
+        codes = <dict>PyTuple_GET_ITEM(traversal, 0)
         out.append(element_class)
         attributes = <dict?>(element.__dict__)
         for name, value in attributes.items():
@@ -703,8 +710,8 @@ cdef class _Walker:
                 out.append(None)
             elif not self.attribute(<int>(<object>found), value):
                 return 0
-        for name in <tuple>(traversal[1]):
-            if name not in attributes:
+        for name, sources in <tuple>PyTuple_GET_ITEM(traversal, 1):
+            if name not in attributes and _any_of(sources, attributes):
                 self.out.append(name)
                 if not self.attribute(codes[name], getattr(element, name)):
                     return 0
@@ -805,13 +812,13 @@ cdef class _Walker:
         if found is not NULL:
             self.out.append(<object>PyTuple_GET_ITEM(<tuple>found, 1))
             return 1
-        if type(type_) is self.null_class and not type_._variant_mapping:
-            self.out.append(self.null_class)  # often made anew, and all alike
+        if not type_.__dict__ and type(type_) in self.simple:
+            self.out.append(type(type_))  # made anew for many an expression, and all alike
             return 1
-        returns = "_static_cache_key" in type_.__dict__  # SQLAlchemy has met it before
+        comes_again = "_static_cache_key" in type_.__dict__  # SQLAlchemy has met it before
         token = type_token(type_)
         self.out.append(token)
-        if returns:
+        if comes_again:
             if len(self.types) >= _MAX_TYPES:
                 self.types.clear()
             # The type is kept: no other takes its address.
@@ -855,6 +862,14 @@ cdef class _Walker:
         self.type(attributes["type"])
         self.binds.append(bind)
         return 1
+
+
+cdef inline bint _any_of(tuple names, dict attributes) except -1:
+    """Return whether one of the names is there, or there are no names."""
+    for name in names:
+        if name in attributes:
+            return True
+    return not names
 
 
 cdef inline object _get(dict attributes, object name):
@@ -1084,6 +1099,7 @@ cdef class QueryCache:
         cdef _Walker walker = self._walker
         cdef object key = None
         cdef object cache_key = None
+        cdef list kept = None
         if walker is None and self._walks:
             walker = self._start_walker()
         if walker is not None and walker.walk(query):
@@ -1091,7 +1107,8 @@ cdef class QueryCache:
             walker.out.append(keys)
             walker.out.append(many)
             key = tuple(walker.out)
-            walker.out = walker.binds = None  # it may be long before the next walk
+            kept = walker.kept
+            walker.out = walker.binds = walker.kept = None  # it may be long before the next walk
         else:
             mark = fingerprint(query)
             if mark is not None:
@@ -1108,6 +1125,7 @@ cdef class QueryCache:
         self._misses += 1
         compiled = self._compiler.compile_expression(query, keys, many, cache_key)
         same.entry = _Compiled(compiled, keys)
+        same.entry.kept = kept
         if compiled.shared:
             self._store(key, same.entry)
         else:
