@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from fastdb.compiler_columns import result_columns
@@ -26,7 +26,16 @@ if TYPE_CHECKING:
     from fastdb.compiler_keys import Extras
     from fastdb.sql_text import Lexical
 
-__all__ = ["CompiledExpression", "Slot", "Variant", "refuse_value"]
+__all__ = [
+    "CompiledExpression",
+    "Default",
+    "Expansion",
+    "Slot",
+    "Variant",
+    "as_list",
+    "refuse_value",
+    "tells_rows",
+]
 
 
 class Slot(NamedTuple):
@@ -51,6 +60,22 @@ class Slot(NamedTuple):
     column: bool
 
 
+class Default(NamedTuple):
+    """A default that the client makes.
+
+    Attributes:
+        column: Whose default it is.
+        place: The place among the slots.
+        function: Called with a :class:`DefaultContext`, or None for a constant.
+        constant: The value without a function.
+    """
+
+    column: Any
+    place: int
+    function: Callable[[Any], Any] | None
+    constant: Any
+
+
 class Variant:
     """One SQL text of an expression, with the plan that the cache makes of it."""
 
@@ -61,14 +86,21 @@ class Variant:
         self.plan: Any = None
 
 
-class _Expansion(NamedTuple):
+class Expansion(NamedTuple):
+    """The SQL text for lists of certain lengths.
+
+    Attributes:
+        variant: The text.
+        slots: For each argument the bind's name, the place in its flattened list or -1, and the
+            processor.
+    """
+
     variant: Variant
-    # For each argument: the bind's name, the place in its flattened list or -1, the processor.
     slots: tuple[tuple[str, int, Callable[[Any], Any] | None], ...]
 
 
 #: SQL texts kept per expression for lists of different lengths.
-_MAX_EXPANSIONS = 64
+MAX_EXPANSIONS = 64
 
 
 class CompiledExpression:
@@ -77,9 +109,10 @@ class CompiledExpression:
     Attributes:
         slots: One for each bind name, in the order of `order`.
         order: For each argument its place among `slots`; None where they are the same.
-        simple: Binding is no more than a walk over `slots`, with `constants` in their places.
         collected: The values that the expression carries by name (``.params()``), if any.
-        constants: The place among `slots` and the value of each default that is one.
+        defaults: The defaults that the client makes, in the order in which they are called.
+        expanding: The names of the binds that take lists.
+        literal: The names of the binds whose values are written into the SQL.
         given_slots: For each key column its place among `slots` or -1; None for no key.
         takes: What the user may give values for.
         variant: The SQL text, where it does not depend on the values.
@@ -90,20 +123,18 @@ class CompiledExpression:
     __slots__ = (
         "_by_length",
         "_compiled",
-        "_expanding",
         "_fallback_sources",
         "_given",
-        "_literal",
         "_null_key",
-        "_prefetch",
         "collected",
-        "constants",
+        "defaults",
         "dialect",
+        "expanding",
         "given_slots",
+        "literal",
         "order",
         "result",
         "shared",
-        "simple",
         "slots",
         "takes",
         "variant",
@@ -116,20 +147,18 @@ class CompiledExpression:
         self._given = extras.given
         self._fallback_sources = extras.fallback_sources
         self._null_key: Variant | None = None
-        self._by_length: dict[Any, _Expansion] = {}
+        self._by_length: dict[Any, Expansion] = {}
         self._compiled: Any = None
         self.collected: Mapping[str, Any] | None = None
         self.shared = getattr(compiled, "cache_key", None) is not None
-        self._prefetch: tuple[tuple[Any, str, Any], ...] = ()
-        self.constants: tuple[tuple[int, Any], ...] = ()
+        self.defaults: tuple[Default, ...] = ()
         self.given_slots: tuple[int, ...] | None = None
         if not hasattr(compiled, "positiontup"):  # DDL has no parameters
             self.slots: tuple[Slot, ...] = ()
             self.order: tuple[int, ...] | None = None
             self.takes: tuple[str, ...] = ()
-            self.simple = True
-            self._expanding: frozenset[str] = frozenset()
-            self._literal: frozenset[str] = frozenset()
+            self.expanding: frozenset[str] = frozenset()
+            self.literal: frozenset[str] = frozenset()
             return
         if not self.shared:
             # Values set by .params(), which SQLAlchemy 2.1 keeps beside the binds.
@@ -137,8 +166,8 @@ class CompiledExpression:
         names = compiled.bind_names
         positions = list(compiled.positiontup or ())
         distinct = list(dict.fromkeys(positions))
-        self._expanding = frozenset(names[bind] for bind in compiled.post_compile_params)
-        self._literal = frozenset(names[bind] for bind in compiled.literal_execute_params)
+        self.expanding = frozenset(names[bind] for bind in compiled.post_compile_params)
+        self.literal = frozenset(names[bind] for bind in compiled.literal_execute_params)
         index_of = _bind_indexes(compiled)
         processors = compiled._bind_processors
         crud = extras.column_keys
@@ -148,7 +177,7 @@ class CompiledExpression:
                 compiled.binds[name],
                 index_of,
                 # Lists are processed element by element, once they are expanded.
-                None if name in self._expanding else processors.get(name),
+                None if name in self.expanding else processors.get(name),
                 crud,
             )
             for name in distinct
@@ -156,19 +185,13 @@ class CompiledExpression:
         self.order = (
             None if positions == distinct else tuple(distinct.index(name) for name in positions)
         )
-        self._prefetch = client_defaults(compiled)
+        self.defaults = tuple(_defaults(compiled, distinct))
         self.takes = tuple(dict.fromkeys(slot.key for slot in self.slots if slot.key is not None))
         if self._given is not None:
             self.given_slots = tuple(
                 -1 if name is None else distinct.index(name) for name in self._given
             )
-        constant = all(is_scalar for _, _, (_, is_scalar, _, _) in self._prefetch)
-        self.simple = constant and not (self._expanding or self._literal)
-        if self.simple:
-            self.constants = tuple(
-                (distinct.index(name), arg) for _, name, (arg, _, _, _) in self._prefetch
-            )
-        else:
+        if self.expanding or self.literal or any(each.function for each in self.defaults):
             self._compiled = compiled
 
     def arguments(
@@ -210,11 +233,8 @@ class CompiledExpression:
             unknown = [key for key in values if key not in self.takes]
             if unknown:
                 raise unknown_parameters(unknown, self.takes)
-        if self.constants:
-            for place, value in self.constants:
-                raw[self.slots[place].name] = value
-        elif self._prefetch:
-            self._apply_defaults(raw)
+        if self.defaults:
+            raw = dict(zip(raw, self.with_defaults(list(raw.values())), strict=True))
         given = None
         variant = self.variant
         if self._given is not None:
@@ -223,7 +243,7 @@ class CompiledExpression:
             )
             if any(value is None for value in given):
                 given, variant = self.without_null(given)
-        if self._expanding or self._literal:
+        if self.expanding or self.literal:
             expanded, args = self._expanded(raw)
             return expanded, args, given
         processed = [
@@ -243,28 +263,33 @@ class CompiledExpression:
             self._null_key = Variant(parts)
         return tuple([MISSING if value is None else value for value in given]), self._null_key
 
-    def _apply_defaults(self, raw: dict[str, Any]) -> None:
-        context = _DefaultContext(self._compiled, self.dialect, raw)
-        for column, name, (arg, is_scalar, is_callable, is_sentinel) in self._prefetch:
-            if is_sentinel:
-                raw[name] = 0
-            elif is_scalar:
-                raw[name] = arg
-            elif is_callable:
+    def with_defaults(self, values: list[Any]) -> list[Any]:
+        """Return the values of the slots with the defaults in their places."""
+        context: DefaultContext | None = None
+        for column, place, function, constant in self.defaults:
+            if function is None:
+                value = constant
+            else:
+                if context is None:
+                    context = DefaultContext(self._compiled, self.dialect, self.slots, values)
                 context.about(column)
-                raw[name] = arg(context)
+                value = function(context)
+            values[place] = value
+            if context is not None:
+                context.note(place, value)
+        return values if context is None else context.values()
 
     # -- lists of any length
 
     def _expanded(self, raw: dict[str, Any]) -> tuple[Variant, tuple[Any, ...]]:
         shape: list[Any] = []
         flat: dict[str, Sequence[Any]] = {}
-        regular = not self._literal
+        regular = not self.literal
         for slot in self.slots:
             name = slot.name
-            if name not in self._expanding:
+            if name not in self.expanding:
                 continue
-            raw[name] = items = _as_list(raw[name], slot)
+            raw[name] = items = as_list(raw[name], slot)
             rows = items and _is_row(items[0], slot.bind)
             if rows:
                 width = len(items[0])
@@ -279,8 +304,8 @@ class CompiledExpression:
         key = tuple(shape)
         expansion = self._by_length.get(key)
         if expansion is None:
-            expansion = self._expansion(raw, flat)
-            if len(self._by_length) >= _MAX_EXPANSIONS:
+            expansion = self.expansion(raw)
+            if len(self._by_length) >= MAX_EXPANSIONS:
                 self._by_length.pop(next(iter(self._by_length)))
             self._by_length[key] = expansion
         binds = self._compiled.binds
@@ -304,7 +329,8 @@ class CompiledExpression:
         except Exception as exc:
             translate(exc)
 
-    def _expansion(self, raw: dict[str, Any], flat: dict[str, Sequence[Any]]) -> _Expansion:
+    def expansion(self, raw: dict[str, Any]) -> Expansion:
+        """Return the SQL text for lists of the lengths that those among the values have."""
         state = self._state(raw)
         source: dict[str, tuple[str, int]] = {}
         for name, members in state.parameter_expansion.items():
@@ -314,7 +340,7 @@ class CompiledExpression:
         for member in state.positiontup:
             name, place = source.get(member, (member, -1))
             slots.append((name, place, processors.get(member)))
-        return _Expansion(Variant(self.variant.parts._replace(sql=state.statement)), tuple(slots))
+        return Expansion(Variant(self.variant.parts._replace(sql=state.statement)), tuple(slots))
 
     def _expand_once(self, raw: dict[str, Any]) -> tuple[Variant, tuple[Any, ...]]:
         """Return SQL and arguments where the SQL depends on the values themselves."""
@@ -331,7 +357,12 @@ class CompiledExpression:
         return Variant(self.variant.parts._replace(sql=state.statement)), tuple(args)
 
 
-def _as_list(value: Any, slot: Slot) -> list[Any] | tuple[Any, ...]:
+def as_list(value: Any, slot: Slot) -> list[Any] | tuple[Any, ...]:
+    """Return the values that a bind takes a list of.
+
+    Raises:
+        QueryTypeError: `value` is no list or the like.
+    """
     if isinstance(value, list | tuple):
         return value
     if isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping):
@@ -342,10 +373,28 @@ def _as_list(value: Any, slot: Slot) -> list[Any] | tuple[Any, ...]:
     )
 
 
+def tells_rows(bind: Any) -> bool:
+    """Return whether a bind may take a list of rows."""
+    return bool(bind.type._is_tuple_type or bind.type._isnull)
+
+
 def _is_row(item: Any, bind: Any) -> bool:
     if bind.type._is_tuple_type:
         return True
     return bind.type._isnull and isinstance(item, Sequence) and not isinstance(item, str | bytes)
+
+
+def _defaults(compiled: Any, names: Sequence[str]) -> Iterator[Default]:
+    for column, name, (arg, is_scalar, is_callable, is_sentinel) in client_defaults(compiled):
+        if name not in names:
+            continue
+        place = names.index(name)
+        if is_sentinel:
+            yield Default(column, place, None, 0)
+        elif is_scalar:
+            yield Default(column, place, None, arg)
+        elif is_callable:
+            yield Default(column, place, arg, None)
 
 
 def _slot(
@@ -373,22 +422,58 @@ def _bind_indexes(compiled: Any) -> dict[Any, int]:
     }
 
 
-class _DefaultContext:
+class DefaultContext:
     """What a context-sensitive default sees of the statement it is called for."""
 
-    def __init__(self, compiled: Any, dialect: Any, parameters: dict[str, Any]) -> None:
+    def __init__(
+        self, compiled: Any, dialect: Any, slots: Sequence[Slot], values: list[Any]
+    ) -> None:
+        """Take the slots of the statement and their values so far."""
         self.compiled = compiled
         self.dialect = dialect
-        self.current_parameters = parameters
-        self.current_column: Any = None
-        self._row = 0
-        self.isinsert = bool(compiled.isinsert)
-        self.isupdate = bool(compiled.isupdate)
+        self._slots = slots
+        self._values = values
+        self._parameters: dict[str, Any] | None = None
+        self._column: Any = None
 
     def about(self, column: Any) -> None:
         """Note the column whose default is called next."""
-        self.current_column = _plain_column(column)
-        self._row = _row_index(column)
+        self._column = column
+
+    def note(self, place: int, value: Any) -> None:
+        """Note the value of a default."""
+        if self._parameters is not None:
+            self._parameters[self._slots[place].name] = value
+
+    def values(self) -> list[Any]:
+        """Return the values of all slots; a default may have changed others."""
+        if self._parameters is None:
+            return self._values
+        return [self._parameters[slot.name] for slot in self._slots]
+
+    @property
+    def current_parameters(self) -> dict[str, Any]:
+        """The values of the statement by the names of their binds."""
+        # Few defaults ask for them.
+        if self._parameters is None:
+            names = [slot.name for slot in self._slots]
+            self._parameters = dict(zip(names, self._values, strict=True))
+        return self._parameters
+
+    @property
+    def current_column(self) -> Any:
+        """The column whose default is called."""
+        return _plain_column(self._column)
+
+    @property
+    def isinsert(self) -> bool:
+        """Whether the statement is an insert."""
+        return bool(self.compiled.isinsert)
+
+    @property
+    def isupdate(self) -> bool:
+        """Whether the statement is an update."""
+        return bool(self.compiled.isupdate)
 
     def get_current_parameters(self, isolate_multiinsert_groups: bool = True) -> dict[str, Any]:
         """Return the values of the row that the default is for, by column key."""
@@ -400,7 +485,7 @@ class _DefaultContext:
             and getattr(state, "_has_multi_parameters", False)
         ):
             return parameters
-        index = self._row
+        index = _row_index(self._column)
         row = {
             _plain_column(each).key: parameters.get(each.key)
             for each in self.compiled.insert_prefetch

@@ -15,9 +15,9 @@ __all__ = [
     "cache_key_of",
     "check_walk",
     "fingerprint",
-    "is_simple_type",
+    "simple_types",
     "traversal_of",
-    "type_tokens",
+    "type_token",
 ]
 
 
@@ -72,18 +72,28 @@ def _telling_types(query: Any) -> tuple[Any, ...]:
     by it, and a Table's columns by the Table's identity; any other type stands for itself.
     """
     from sqlalchemy.schema import Table
-    from sqlalchemy.sql import visitors
+    from sqlalchemy.sql.elements import BindParameter
 
     found: list[Any] = []
-    for element in visitors.iterate(query):
+    waiting = [query]
+    # What SQLAlchemy's visitors do, but for the elements that have nothing below them.
+    while waiting:
+        element = waiting.pop()
+        if type(element) is Table:
+            continue
         attributes = element.__dict__
         type_ = attributes.get("type")
-        if type_ is not None and not isinstance(attributes.get("table"), Table):
+        if type_ is not None:
+            if isinstance(attributes.get("table"), Table):
+                continue
             _collect_types(type_, found)
+            if type(element) is BindParameter:
+                continue
         valued = attributes.get("_tableval_type")
         if valued is not None:
             for column in valued._elements:
                 _collect_types(column.type, found)
+        waiting.extend(element.get_children())
     return tuple(found)
 
 
@@ -91,8 +101,7 @@ _simple_types: frozenset[type] | None = None
 
 
 def _collect_types(type_: Any, found: list[Any]) -> None:
-    simple = _simple_types if _simple_types is not None else _load_simple_types()
-    if type(type_) in simple and not type_._variant_mapping:
+    if type(type_) in simple_types() and not type_._variant_mapping:
         return
     name = type(type_).__name__
     if type(type_).__module__.startswith("sqlalchemy.") and not type_._variant_mapping:
@@ -106,8 +115,11 @@ def _collect_types(type_: Any, found: list[Any]) -> None:
     found.append(type_)
 
 
-def _load_simple_types() -> frozenset[type]:
+def simple_types() -> frozenset[type]:
+    """Return the classes of types whose arguments tell all, where they have no variants."""
     global _simple_types
+    if _simple_types is not None:
+        return _simple_types
     from sqlalchemy import types
     from sqlalchemy.dialects import mysql, postgresql, sqlite
 
@@ -129,8 +141,8 @@ def _load_simple_types() -> frozenset[type]:
     for name in names:
         if hasattr(postgresql, name):
             found.add(getattr(postgresql, name))
-    for module in (mysql, sqlite):
-        found |= {module.DATETIME, module.TIME, module.JSON}
+    # Not SQLite's DATETIME, DATE and TIME: their formats are in no key.
+    found |= {mysql.DATETIME, mysql.TIME, mysql.JSON, sqlite.JSON}
     found = {each for each in found if isinstance(each, type)}
     _simple_types = frozenset(found)
     return _simple_types
@@ -139,7 +151,9 @@ def _load_simple_types() -> frozenset[type]:
 # -- the compiled walk, which makes a key of its own several times faster
 
 #: What a walk does with an attribute of an element, by the name of SQLAlchemy's symbol for it.
-ELEMENT, ELEMENTS, PLAIN, TYPE, NAME, EMPTY, JOINS, VALUES, PREFIXES, TUPLES, NAMED = range(11)
+ELEMENT, ELEMENTS, PLAIN, TYPE, NAME, EMPTY, JOINS, VALUES, PREFIXES, TUPLES, NAMED, OPTIONS = (
+    range(12)
+)
 _CODES = {
     "dp_clauseelement": ELEMENT,
     "dp_has_cache_key": ELEMENT,
@@ -156,13 +170,14 @@ _CODES = {
     "dp_prefix_sequence": PREFIXES,
     "dp_clauseelement_tuples": TUPLES,
     "dp_string_clauseelement_dict": NAMED,
+    "dp_plain_dict": OPTIONS,
 }
 # Classes whose SQL is described in full by the attributes that they let be traversed.
 _WALKED = {
     "elements": "AsBoolean BinaryExpression BooleanClauseList Case Cast ClauseList "
-    "CollectionAggregate ColumnClause ElementList ExpressionClauseList Extract False_ FrameClause "
-    "FunctionFilter Grouping Label Null OrderByList Over TextClause True_ Tuple TypeClause "
-    "TypeCoerce UnaryExpression",
+    "CollationClause CollectionAggregate ColumnClause ElementList ExpressionClauseList Extract "
+    "False_ FrameClause FunctionFilter Grouping Label Null OrderByList Over TextClause True_ Tuple "
+    "TypeClause TypeCoerce UnaryExpression _label_reference _textual_label_reference",
     "selectable": "Alias CTE CompoundSelect Exists ForUpdateArg FromGrouping Join Lateral "
     "ScalarSelect Select SelectStatementGrouping Subquery",
     "dml": "Delete Insert Update",
@@ -170,6 +185,7 @@ _WALKED = {
 }
 
 
+_SOURCES = {"_correlate_mode": ("_auto_correlate", "_correlate", "_correlate_except")}
 _STORED_ELSEWHERE = (property, MemberDescriptorType)
 
 
@@ -178,11 +194,12 @@ class Traversal(NamedTuple):
 
     Attributes:
         codes: What to do with each attribute, by its name.
-        computed: The attributes that are no entries of an element's ``__dict__``.
+        computed: The attributes that are no entries of an element's ``__dict__``, each with the
+            entries without which it is the same for all elements of the class, where known.
     """
 
-    codes: Mapping[str, int]
-    computed: tuple[str, ...]
+    codes: dict[str, int]
+    computed: tuple[tuple[str, tuple[str, ...]], ...]
 
 
 def traversal_of(element_class: type) -> Traversal | None:
@@ -207,26 +224,20 @@ def traversal_of(element_class: type) -> Traversal | None:
     codes.setdefault("type", TYPE)
     # A memoized attribute that nobody asked for is derived from the others.
     computed = tuple(
-        attribute
+        (attribute, _SOURCES.get(attribute, ()))
         for attribute in codes
         if isinstance(getattr_static(element_class, attribute, None), _STORED_ELSEWHERE)
     )
     return Traversal(codes, computed)
 
 
-def type_tokens(type_: Any) -> list[Any]:
+def type_token(type_: Any) -> Any:
     """Return what tells a type from every other that SQLAlchemy treats differently."""
     found: list[Any] = []
     _collect_types(type_, found)
-    if found and found[0] is type_:
-        return found
-    return [type_._static_cache_key, len(found), *found]
-
-
-def is_simple_type(type_: Any) -> bool:
-    """Return whether SQLAlchemy's own key of a type tells all about it."""
-    simple = _simple_types if _simple_types is not None else _load_simple_types()
-    return type(type_) in simple and not type_._variant_mapping
+    if not found:
+        return type_._static_cache_key
+    return type_ if found[0] is type_ else (type_._static_cache_key, *found)
 
 
 def cache_key_of(binds: list[Any]) -> Any:
@@ -265,6 +276,7 @@ def check_walk(walk: Callable[[Any], tuple[Any, list[Any]] | None]) -> str | Non
     ) != ["2", "2", "y"]:
         return "the values of an expression are not found"
     base = select(table.c.a).where(table.c.a == 1)
+    other = table.alias()
     different = [
         base,
         select(table.c.a).where(table.c.a > 1),
@@ -279,6 +291,11 @@ def check_walk(walk: Callable[[Any], tuple[Any, list[Any]] | None]) -> str | Non
         base.offset(1),
         base.with_for_update(),
         base.join(table.alias(), table.c.a == 1),
+        base.correlate(None),
+        base.correlate(table),
+        base.correlate(other),
+        base.correlate_except(),
+        base.correlate_except(table),
         update(table).where(table.c.a == 1).values(a=1),
         update(table).where(table.c.a == 1).values(b="x"),
     ]

@@ -337,7 +337,7 @@ def test_the_builtin_gives_way_to_compiled_classes_and_the_kind_stays(
     assert repr(copy.copy(own)) == repr(own)
     assert str(kind(111, "refused")) == "[Errno 111] refused"
     with pytest.raises(TypeError):
-        kind("x", hint="y")
+        kind("x", hint="y")  # type: ignore[call-arg]
     assert isinstance(from_driver(kind, Final("x")), builtin)  # which refuses to be merged
     original = asyncmy.errors.OperationalError(1045, "Access denied")
     error = from_driver(kind, original)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -56,6 +57,7 @@ class QueryPlan:
         "_layout",
         "_layout_names",
         "_result",
+        "_shared",
         "changes_session",
         "implicit_commit",
         "implicit_returning",
@@ -80,6 +82,7 @@ class QueryPlan:
         self.is_expression = parts.is_expression
         self.key_sources = parts.key_sources
         self._result = parts.result
+        self._shared: QueryPlan | None = None  # the plan of which this is a copy
         self._layout: RecordLayout | None = None
         self._layout_names: tuple[str, ...] | None = None
 
@@ -90,6 +93,8 @@ class QueryPlan:
         result = self._result
         if result is None:
             layout = RecordLayout(names)
+        elif self._shared is not None:
+            layout = self._shared.layout(names).for_columns(result.locator(names))
         else:
             layout = RecordLayout(names, result.converters(names), result.locator(names))
         self._layout_names = names
@@ -106,6 +111,7 @@ def _for_columns(plan: QueryPlan, result: ResultColumns) -> QueryPlan:
     for name in QueryPlan.__slots__:
         setattr(copy, name, getattr(plan, name))
     copy._result = result
+    copy._shared = plan
     copy._layout = copy._layout_names = None
     return copy
 
@@ -118,7 +124,8 @@ class _Entry:
     def __init__(self, compiled: Any, plan: Any) -> None:
         self.compiled = compiled
         self.plan = plan
-        self.recent = 0  # the id() of the expression that was last found to be equal
+        # The expression that was last found to be equal.
+        self.recent: weakref.ref[Any] | None = None
         self.used = False
 
 
@@ -300,8 +307,10 @@ class QueryCache:
             entry.used = True
             expression = entry.compiled
             # Most expressions are made anew for each call; one that comes again is worth keeping.
-            keep = keep and entry.recent == id(query)
-            entry.recent = id(query)
+            keep = keep and entry.recent is not None and entry.recent() is query
+            # An expression class may be without weak references.
+            with contextlib.suppress(TypeError):
+                entry.recent = weakref.ref(query)
             if expression.result is not None and not expression.result.plain:
                 own = own_columns(query, at_once=keep)
                 result = expression.result.for_columns(own)

@@ -375,6 +375,16 @@ class RecordLayout:
         """The class of the records."""
         return self._record_class
 
+    def for_columns(self, columns: Callable[[Any], int | None] | None) -> RecordLayout:
+        """Return a layout that differs only in how it finds columns."""
+        layout = super().__new__(RecordLayout)
+        layout._names = self._names
+        layout._record_class = self._record_class
+        layout._positions = self._positions
+        layout._converters = self._converters
+        layout._columns = columns
+        return layout
+
     def records(self, rows: Iterable[Sequence[Any]]) -> list[Record]:
         """Return a record for each of `rows`, sequences of as many values as there are names.
 

@@ -8,31 +8,37 @@ further call takes: look-up and binding in one step.
 
 import logging
 import weakref
-from collections import OrderedDict
+from datetime import date, datetime, time
 from enum import Enum
 
+cimport cython
+from cpython cimport datetime as c_datetime
+from cpython.bytes cimport PyBytes_CheckExact
 from cpython.dict cimport PyDict_CheckExact, PyDict_GetItemWithError, PyDict_Size
+from cpython.float cimport PyFloat_CheckExact
+from cpython.long cimport PyLong_CheckExact
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyTuple_New, PyTuple_SET_ITEM
 from cpython.unicode cimport PyUnicode_CheckExact
+from cpython.weakref cimport PyWeakref_NewRef
 
 from typing import NamedTuple
 
 from fastdb._speedups.records import RecordLayout
 from fastdb.compiler import PLAIN_TYPES
 from fastdb.compiler_columns import own_columns
-from fastdb.compiler_expression import refuse_value
+from fastdb.compiler_expression import MAX_EXPANSIONS, as_list, refuse_value, tells_rows
 from fastdb.compiler_fingerprint import (
-    Fingerprint,
     cache_key_of,
     check_walk,
     fingerprint,
-    is_simple_type,
+    simple_types,
     traversal_of,
-    type_tokens,
+    type_token,
 )
 from fastdb.compiler_parts import MISSING, check_row
+from fastdb.compiler_processors import bind_code
 from fastdb.exceptions import OptionError
 
 __all__ = ["CacheInfo", "QueryCache", "QueryPlan"]
@@ -79,6 +85,8 @@ cdef class QueryPlan:
     cdef readonly object _result
     cdef object _layout
     cdef object _layout_names
+    cdef QueryPlan _shared  # the plan of which this is a copy
+    cdef object _query  # whose columns the records of a copy are read by
 
     def __init__(self, parts):
         self.sql = parts.sql
@@ -100,7 +108,11 @@ cdef class QueryPlan:
         ):
             return self._layout
         result = self._result
-        if result is None:
+        if self._shared is not None:
+            if self._query is not None:
+                result = result.for_columns(own_columns(self._query, False))
+            layout = self._shared.layout(names).for_columns(result.locator(names))
+        elif result is None:
             layout = RecordLayout(names)
         else:
             layout = RecordLayout(names, result.converters(names), result.locator(names))
@@ -112,7 +124,7 @@ cdef class QueryPlan:
         return f"<QueryPlan {self.verb or 'unknown'}: {self.sql!r}>"
 
 
-cdef QueryPlan _for_columns(QueryPlan plan, object result):
+cdef QueryPlan _for_columns(QueryPlan plan, object result, object query):
     """Return the plan for an equal expression whose columns are other objects."""
     cdef QueryPlan copy = QueryPlan.__new__(QueryPlan)
     copy.sql = plan.sql
@@ -126,7 +138,106 @@ cdef QueryPlan _for_columns(QueryPlan plan, object result):
     copy.is_expression = plan.is_expression
     copy.key_sources = plan.key_sources
     copy._result = result
+    copy._shared = plan
+    copy._query = query
     return copy
+
+
+# -- processors: what those of fastdb.compiler_processors do, without a call
+
+c_datetime.import_datetime()
+
+cdef enum:
+    NONE = 0
+    ANY = 1
+    BOOLEAN = 2
+    FLAG = 3
+    NUMBER = 4
+    DATETIME = 5
+    DATE = 6
+    TIME = 7
+
+
+cdef inline void _put(char *text, Py_ssize_t place, int number, int digits) noexcept:
+    """Write a number of so many digits."""
+    while digits:
+        digits -= 1
+        text[place + digits] = <char>(c'0' + number % 10)
+        number //= 10
+
+
+cdef inline void _put_day(char *text, object value) noexcept:
+    _put(text, 0, c_datetime.PyDateTime_GET_YEAR(value), 4)
+    text[4] = c'-'
+    _put(text, 5, c_datetime.PyDateTime_GET_MONTH(value), 2)
+    text[7] = c'-'
+    _put(text, 8, c_datetime.PyDateTime_GET_DAY(value), 2)
+
+
+cdef inline void _put_clock(char *text, int hour, int minute, int second, int micro) noexcept:
+    _put(text, 0, hour, 2)
+    text[2] = c':'
+    _put(text, 3, minute, 2)
+    text[5] = c':'
+    _put(text, 6, second, 2)
+    text[8] = c'.'
+    _put(text, 9, micro, 6)
+
+
+cdef object _written(object value):
+    """Return how SQLAlchemy writes an exact date, datetime or time for SQLite; None otherwise."""
+    cdef char text[26]
+    kind = type(value)
+    if kind is datetime:
+        _put_day(text, value)
+        text[10] = c' '
+        _put_clock(
+            text + 11,
+            c_datetime.PyDateTime_DATE_GET_HOUR(value),
+            c_datetime.PyDateTime_DATE_GET_MINUTE(value),
+            c_datetime.PyDateTime_DATE_GET_SECOND(value),
+            c_datetime.PyDateTime_DATE_GET_MICROSECOND(value),
+        )
+        return text[:26].decode("ascii")
+    if kind is date:
+        _put_day(text, value)
+        return text[:10].decode("ascii")
+    if kind is time:
+        _put_clock(
+            text,
+            c_datetime.PyDateTime_TIME_GET_HOUR(value),
+            c_datetime.PyDateTime_TIME_GET_MINUTE(value),
+            c_datetime.PyDateTime_TIME_GET_SECOND(value),
+            c_datetime.PyDateTime_TIME_GET_MICROSECOND(value),
+        )
+        return text[:15].decode("ascii")
+    return None
+
+
+cdef inline object _process(int code, object processor, object value):
+    """Return what the bind processor of that code makes of a value."""
+    if code == ANY:
+        return processor(value)
+    if value is None:
+        return None
+    if code == BOOLEAN:
+        if value is True:
+            return 1
+        if value is False:
+            return 0
+    elif code == FLAG:
+        if value is True or value is False:
+            return value
+    elif code == NUMBER:
+        if PyFloat_CheckExact(value):
+            return value
+    elif (
+        (code == DATETIME and type(value) is datetime)
+        or (code == DATE and type(value) is date)
+        or (code == TIME and type(value) is time)
+    ):
+        return _written(value)
+    return processor(value)
 
 
 cdef class _Entry:
@@ -159,46 +270,105 @@ cdef class _Text(_Entry):
             if found is NULL:
                 return self.compiled.arguments(values)
             value = <object>found
-            if self.adapt is not None:
-                value = self.adapt(value)
+            if self.adapt is not None and not _is_common(value):
+                written = _written(value)
+                value = self.adapt(value) if written is None else written
             Py_INCREF(value)
             PyTuple_SET_ITEM(args, place, value)
         return args
 
 
+cdef inline bint _is_common(object value):
+    """Return whether a value is of a type that every driver takes and no expression has."""
+    return (
+        PyUnicode_CheckExact(value)
+        or PyLong_CheckExact(value)
+        or PyFloat_CheckExact(value)
+        or value is None
+        or value is True
+        or value is False
+        or PyBytes_CheckExact(value)
+    )
+
+
+cdef class _Slot:
+    """A slot of a compiled expression, laid out for the loop that binds it."""
+
+    cdef object slot
+    cdef object key
+    cdef Py_ssize_t position
+    cdef object bind
+    cdef object processor
+    cdef int code
+    cdef bint required
+    cdef bint is_list
+    cdef bint of_row  # its key is among the names that the expression was compiled with
+
+    def __init__(self, slot, expression, keys):
+        self.slot = slot
+        self.key = slot.key
+        self.position = slot.position
+        self.bind = slot.bind
+        self.processor = slot.processor
+        self.code = bind_code(slot.bind.type, expression.dialect, slot.processor)
+        self.required = slot.required
+        self.is_list = slot.name in expression.expanding
+        self.of_row = slot.key is not None and slot.key in keys
+
+
+cdef class _Argument:
+    """Where an argument of an expression with lists comes from."""
+
+    cdef Py_ssize_t place  # of the slot
+    cdef Py_ssize_t member  # of the slot's list, or -1
+    cdef object processor
+    cdef int code
+
+    def __init__(self, place, member, processor, code):
+        self.place = place
+        self.member = member
+        self.processor = processor
+        self.code = code
+
+
 cdef class _Compiled(_Entry):
     """A compiled expression, its slots laid out for the loop that binds them."""
 
-    cdef bint simple
+    cdef bint simple  # all that the loop below knows
     cdef QueryPlan plan
-    cdef object variant
     cdef tuple slots
-    cdef tuple keys
-    cdef tuple indexes
-    cdef tuple binds
-    cdef tuple processors
-    cdef tuple required
     cdef tuple order
-    cdef tuple constants
+    cdef tuple defaults
     cdef tuple given_slots
-    cdef object own_collected
-    cdef object recent  # the id() of the expression that was last found to be equal
+    cdef Py_ssize_t lists  # how many slots take lists
+    cdef dict by_lengths
+    cdef bint plain  # the columns are the tables' own, if there are any
+    cdef Py_ssize_t row_size  # of a row that bind_row() knows, or -1
+    cdef list kept  # what the key names by its address
+    cdef object recent  # a weak reference to the expression that was last found to be equal
 
-    def __init__(self, expression):
+    def __init__(self, expression, keys):
+        cdef _Slot slot
+        keys = frozenset(keys or ())
         self.compiled = expression
-        self.simple = expression.simple
-        self.variant = expression.variant
-        self.slots = expression.slots
-        self.keys = tuple([slot.key for slot in self.slots])
-        self.indexes = tuple([slot.position for slot in self.slots])
-        self.binds = tuple([slot.bind for slot in self.slots])
-        self.processors = tuple([slot.processor for slot in self.slots])
-        self.required = tuple([slot.required for slot in self.slots])
+        self.slots = tuple([_Slot(each, expression, keys) for each in expression.slots])
         self.order = expression.order
-        self.constants = expression.constants
+        self.defaults = expression.defaults
         self.given_slots = expression.given_slots
-        self.own_collected = expression.collected
-        self.recent = 0
+        self.plain = expression.result is None or expression.result.plain
+        self.by_lengths = {}
+        self.simple = expression.collected is None and not expression.literal
+        covered = set()
+        for slot in self.slots:
+            if slot.of_row:
+                covered.add(slot.key)
+            if slot.is_list:
+                self.lists += 1
+                if tells_rows(slot.bind):
+                    self.simple = False
+        self.row_size = len(keys) if self.simple and not self.lists and covered == keys else -1
+        if self.simple and not self.lists:
+            self.plan = self.plan_of(expression.variant)
 
     cdef QueryPlan plan_of(self, object variant):
         cdef object plan = variant.plan
@@ -211,105 +381,216 @@ cdef class _Compiled(_Entry):
         cdef Py_ssize_t place, size, used = 0
         cdef PyObject *found
         cdef list raw
-        cdef tuple args
-        cdef object value, key, bind, given
+        cdef _Slot slot
+        cdef QueryPlan plan
+        cdef object given
         if (
             not self.simple
             or collected is not None
-            or self.own_collected is not None
             or (values is not None and not PyDict_CheckExact(values))
         ):
-            return self.bind_slowly(values, extracted, collected)
-        if self.plan is None:
-            self.plan = self.plan_of(self.variant)
+            variant, args, given = self.compiled.arguments(values, extracted, collected)
+            return self.plan_of(variant), args, given
         size = PyTuple_GET_SIZE(self.slots)
         raw = []
         for place in range(size):
-            key = <object>PyTuple_GET_ITEM(self.keys, place)
-            if key is not None and values is not None:
-                found = PyDict_GetItemWithError(values, key)
+            slot = <_Slot>PyTuple_GET_ITEM(self.slots, place)
+            if slot.key is not None and values is not None:
+                found = PyDict_GetItemWithError(values, slot.key)
                 if found is not NULL:
                     raw.append(<object>found)
                     used += 1
                     continue
-            if <object>PyTuple_GET_ITEM(self.required, place) is True:
-                return self.bind_slowly(values, extracted, collected)  # raises
-            index = <object>PyTuple_GET_ITEM(self.indexes, place)
-            if extracted is None or index < 0:
-                bind = <object>PyTuple_GET_ITEM(self.binds, place)
-            else:
-                bind = extracted[index]
-            if bind.callable is None:
-                raw.append(bind.value)
-            else:
-                raw.append(bind.effective_value)
+            if slot.required:
+                self.compiled.arguments(values, extracted, None)  # raises
+            raw.append(_own_value(slot, extracted))
         if values is not None and used < PyDict_Size(values):
-            return self.bind_slowly(values, extracted, collected)  # raises
-        for index, value in self.constants:
-            raw[index] = value
+            self.compiled.arguments(values, extracted, None)  # raises
+        if self.defaults:
+            raw = self.with_defaults(raw)
+        plan = self.plan
         given = None
         if self.given_slots is not None:
-            given = self.given_of(raw)
+            given = tuple([MISSING if place < 0 else raw[place] for place in self.given_slots])
             for value in given:
                 if value is None:
-                    return self.bind_slowly(values, extracted, collected)
-        for place in range(size):
-            processor = <object>PyTuple_GET_ITEM(self.processors, place)
-            if processor is not None:
+                    given, variant = self.compiled.without_null(given)
+                    plan = self.plan_of(variant)
+                    break
+        if self.lists:
+            plan, args = self.with_lists(raw)
+            return plan, args, given
+        return plan, self.processed(raw), given
+
+    cdef tuple bind_row(self, dict row, object extracted):
+        """Return the arguments for a row of the known names with plain values, else None."""
+        cdef Py_ssize_t place
+        cdef PyObject *found
+        cdef list raw
+        cdef _Slot slot
+        if PyDict_Size(row) != self.row_size:
+            return None
+        raw = []
+        for place in range(PyTuple_GET_SIZE(self.slots)):
+            slot = <_Slot>PyTuple_GET_ITEM(self.slots, place)
+            if slot.of_row:
+                found = PyDict_GetItemWithError(row, slot.key)
+                if found is NULL:
+                    return None
+                value = <object>found
+                if not _is_common(value) and type(value) not in PLAIN_TYPES:
+                    return None
+                raw.append(value)
+            elif slot.required:
+                return None
+            else:
+                raw.append(_own_value(slot, extracted))
+        if self.defaults:
+            raw = self.with_defaults(raw)
+        return self.processed(raw)
+
+    cdef list with_defaults(self, list raw):
+        for _, place, function, value in self.defaults:
+            if function is not None:
+                return self.compiled.with_defaults(raw)
+            raw[place] = value
+        return raw
+
+    cdef tuple processed(self, list raw):
+        cdef Py_ssize_t place
+        cdef _Slot slot
+        for place in range(PyTuple_GET_SIZE(self.slots)):
+            slot = <_Slot>PyTuple_GET_ITEM(self.slots, place)
+            if slot.code != NONE:
+                self.process(raw, place, slot)
+        if self.order is not None:
+            return tuple([raw[place] for place in self.order])
+        return tuple(raw)
+
+    cdef int process(self, list raw, Py_ssize_t place, _Slot slot) except -1:
+        try:
+            raw[place] = _process(slot.code, slot.processor, raw[place])
+        except Exception as exc:
+            refuse_value(exc, raw[place], slot.bind, slot.key or slot.slot.name)
+        return 0
+
+    cdef tuple with_lists(self, list raw):
+        """Return plan and arguments where some slots take lists."""
+        cdef Py_ssize_t place
+        cdef _Slot slot
+        cdef list args = []
+        cdef object lengths = None
+        cdef _Argument argument
+        for place in range(PyTuple_GET_SIZE(self.slots)):
+            slot = <_Slot>PyTuple_GET_ITEM(self.slots, place)
+            if slot.is_list:
+                items = raw[place]
+                if type(items) is not list and type(items) is not tuple:
+                    raw[place] = items = as_list(items, slot.slot)
+                if self.lists == 1:
+                    lengths = len(items)
+                    break
+                lengths = (lengths, len(items))
+        known = self.by_lengths.get(lengths)
+        if known is None:
+            known = self.expanded(raw)
+            if len(self.by_lengths) >= MAX_EXPANSIONS:
+                self.by_lengths.pop(next(iter(self.by_lengths)))
+            self.by_lengths[lengths] = known
+        for each in <tuple>(<tuple>known)[1]:
+            argument = <_Argument>each
+            value = raw[argument.place]
+            if argument.member >= 0:
+                value = value[argument.member]
+            if argument.code != NONE:
                 try:
-                    raw[place] = processor(raw[place])
+                    value = _process(argument.code, argument.processor, value)
                 except Exception as exc:
-                    slot = self.slots[place]
-                    refuse_value(exc, raw[place], slot.bind, slot.key or slot.name)
-        if self.order is None:
-            args = tuple(raw)
-        else:
-            args = tuple([raw[index] for index in self.order])
-        return self.plan, args, given
+                    slot = <_Slot>self.slots[argument.place]
+                    refuse_value(exc, value, slot.bind, slot.slot.name)
+            args.append(value)
+        return (<tuple>known)[0], tuple(args)
 
-    cdef tuple given_of(self, list raw):
-        return tuple([MISSING if place < 0 else raw[place] for place in self.given_slots])
+    cdef tuple expanded(self, list raw):
+        """Return plan and arguments for lists of these lengths."""
+        names = [slot.name for slot in self.compiled.slots]
+        expansion = self.compiled.expansion(dict(zip(names, raw)))
+        dialect = self.compiled.dialect
+        arguments = []
+        for name, member, processor in expansion.slots:
+            place = names.index(name)
+            code = bind_code(self.compiled.slots[place].bind.type, dialect, processor)
+            arguments.append(_Argument(place, member, processor, code))
+        return self.plan_of(expansion.variant), tuple(arguments)
 
-    cdef tuple bind_slowly(self, object values, object extracted, object collected):
-        variant, args, given = self.compiled.arguments(values, extracted, collected)
-        return self.plan_of(variant), args, given
+
+cdef inline object _own_value(_Slot slot, object extracted):
+    """Return the value that the expression itself has for a slot."""
+    bind = slot.bind
+    if extracted is not None and slot.position >= 0:
+        bind = (<list?>extracted)[slot.position]
+    if bind.callable is None:
+        return bind.value
+    return bind.effective_value
 
 
+@cython.freelist(16)
 cdef class _Same:
-    """What is known of one expression object that was run before."""
+    """What is known of one expression object."""
 
-    cdef object reference
+    cdef object reference  # weak
+    cdef bint used
     cdef _Compiled entry
-    cdef object extracted
+    cdef list extracted
     cdef object collected
-    cdef object result
+    cdef object result  # its own columns, where an equal expression has others
+    cdef object query  # whose columns these are, where they were not looked at yet
     cdef dict plans
 
 
 #: SQL texts kept per expression object for lists of different lengths.
 cdef Py_ssize_t _MAX_PLANS = 64
 
-cdef object _bare_insert_classes = None
-
-
-cdef object _bare_inserts():
-    global _bare_insert_classes
-    if _bare_insert_classes is None:
-        from sqlalchemy.dialects import mysql, postgresql, sqlite
-        from sqlalchemy.sql.dml import Insert
-
-        _bare_insert_classes = frozenset(
-            {Insert, mysql.dml.Insert, postgresql.dml.Insert, sqlite.dml.Insert}
-        )
-    return _bare_insert_classes
+#: Types of which is remembered what tells them from others.
+cdef Py_ssize_t _MAX_TYPES = 1024
 
 
 cdef bint _all_plain(dict values):
     """Return whether every key is a plain string and no value can be an expression."""
     for key, value in values.items():
-        if not PyUnicode_CheckExact(key) or type(value) not in PLAIN_TYPES:
+        if not PyUnicode_CheckExact(key):
+            return False
+        if not _is_common(value) and type(value) not in PLAIN_TYPES:
             return False
     return True
+
+
+cdef bint _all_named(dict values):
+    """Return whether every key is a plain string."""
+    for key in values:
+        if not PyUnicode_CheckExact(key):
+            return False
+    return True
+
+
+# What an expression takes for values, by its class.
+cdef enum:
+    UNKNOWN = 0  # Compiler.adapt() tells
+    QUERY = 1  # its parameters
+    CHANGE = 2  # its parameters, and columns that are to be set
+    BARE = 3  # the same; and where it has a table and nothing else, this and the names say all
+
+
+cdef dict _load_kinds():
+    from sqlalchemy.dialects import mysql, postgresql, sqlite
+    from sqlalchemy.sql.dml import Delete, Insert, Update
+    from sqlalchemy.sql.elements import TextClause
+    from sqlalchemy.sql.selectable import CompoundSelect, Select, TextualSelect
+
+    kinds = dict.fromkeys((Select, CompoundSelect, TextualSelect, TextClause, Delete), QUERY)
+    kinds[Update] = CHANGE
+    kinds.update(dict.fromkeys((Insert, mysql.Insert, postgresql.Insert, sqlite.Insert), BARE))
+    return kinds
 
 
 # The codes of fastdb.compiler_fingerprint.
@@ -325,27 +606,30 @@ cdef enum:
     PREFIXES = 8
     TUPLES = 9
     NAMED = 10
+    OPTIONS = 11
 
 
 cdef class _Walker:
     """Walk over expressions; make keys that are equal where their SQL is.
 
     A key lists, element by element, its class and every attribute that is set, closed by an end
-    mark; an element that was met before is its number. Tables and their columns stand for
-    themselves, types as :func:`fastdb.compiler_fingerprint.type_tokens` tells. The key holds a
-    reference to each.
+    mark; an element that was met before is its number. Tables and their columns are their
+    addresses, types as :func:`fastdb.compiler_fingerprint.type_token` tells. `kept` holds what is
+    in the key by its address only.
     """
 
     cdef dict traversals
-    cdef dict simple
+    cdef dict types
     cdef object table_class
     cdef object column_class
     cdef object bind_class
     cdef object limit_class
+    cdef object simple
     cdef object anonymous
     cdef object prefix_map
     cdef list out
     cdef list binds
+    cdef list kept
     cdef dict seen
     cdef object names
 
@@ -356,58 +640,65 @@ cdef class _Walker:
         from sqlalchemy.sql.visitors import prefix_anon_map
 
         self.traversals = {}
-        self.simple = {}
+        self.types = {}
         self.table_class = Table
         self.column_class = Column
         self.bind_class = BindParameter
         self.limit_class = _OffsetLimitParam
+        self.simple = simple_types()
         self.anonymous = _anonymous_label
         self.prefix_map = prefix_anon_map
 
-    def walk(self, query):
-        """Return key (a list) and binds of an expression, or None where it cannot be told."""
-        options = query.__dict__.get("_execution_options")
-        if options and "schema_translate_map" in options:
-            return None
+    cdef int walk(self, object query) except -1:
+        """Put key and binds of an expression into `out` and `binds`; 0 where it cannot be told."""
+        cdef dict attributes = <dict?>query.__dict__
+        cdef PyObject *options = PyDict_GetItemWithError(attributes, "_execution_options")
+        if options is not NULL and "schema_translate_map" in <object>options:
+            return 0
         self.out = []
         self.binds = []
+        self.kept = []
         self.seen = {}
         self.names = None
-        try:
-            if not self.element(query):
-                return None
-            return self.out, self.binds
-        finally:
-            self.out = self.binds = self.seen = self.names = None
+        return self.element(query)
+
+    def walked(self, query):
+        """Return key and binds of an expression, or None."""
+        return (tuple(self.out), self.binds) if self.walk(query) else None
 
     cdef int element(self, object element) except -1:
         """Add an element; return 0 where it cannot be told."""
         cdef object element_class = type(element)
         cdef PyObject *found
         cdef dict codes, attributes
-        if element_class is self.table_class:
-            self.out.append(element)
+        cdef tuple traversal
+        cdef list out = self.out
+        cdef object identity = <Py_ssize_t><void *>element
+        if element_class is self.table_class or (
+            element_class is self.column_class and type(element.table) is self.table_class
+        ):
+            # They hash in Python; the entry keeps them, so that no other takes the address.
+            out.append(identity)
+            self.kept.append(element)
             return 1
-        if element_class is self.column_class and type(element.table) is self.table_class:
-            self.out.append(element)
-            return 1
-        identity = id(element)
         found = PyDict_GetItemWithError(self.seen, identity)
         if found is not NULL:
-            self.out.append(<object>found)
+            out.append(<object>found)
             return 1
-        self.seen[identity] = len(self.seen)
+        self.seen[identity] = -1 - PyDict_Size(self.seen)  # no address
         if element_class is self.bind_class or element_class is self.limit_class:
             return self.bind(element, element_class)
         found = PyDict_GetItemWithError(self.traversals, element_class)
         if found is NULL:
-            traversal = self.traversals[element_class] = traversal_of(element_class)
+            told = traversal_of(element_class)
+            traversal = None if told is None else tuple(told)  # a named one is slow to read
+            self.traversals[element_class] = traversal
         else:
-            traversal = <object>found
+            traversal = <tuple>found
         if traversal is None:
             return 0
-        codes = <dict>(traversal[0])
-        self.out.append(element_class)
+        codes = <dict>PyTuple_GET_ITEM(traversal, 0)
+        out.append(element_class)
         attributes = <dict?>(element.__dict__)
         for name, value in attributes.items():
             found = PyDict_GetItemWithError(codes, name)
@@ -415,11 +706,13 @@ cdef class _Walker:
                 if name == "_annotations" and value:
                     return 0
                 continue
-            self.out.append(name)
-            if not self.attribute(<int>(<object>found), value):
+            out.append(name)
+            if value is None:
+                out.append(None)
+            elif not self.attribute(<int>(<object>found), value):
                 return 0
-        for name in <tuple>(traversal[1]):
-            if name not in attributes:
+        for name, sources in <tuple>PyTuple_GET_ITEM(traversal, 1):
+            if name not in attributes and _any_of(sources, attributes):
                 self.out.append(name)
                 if not self.attribute(codes[name], getattr(element, name)):
                     return 0
@@ -441,6 +734,8 @@ cdef class _Walker:
         if code == EMPTY:
             self.out.append(None)
             return 0 if value else 1
+        if code == OPTIONS:
+            return self.options(value)
         self.out.append(len(value))
         if code == ELEMENTS:
             for each in value:
@@ -483,26 +778,52 @@ cdef class _Walker:
             return 0
         return 1
 
+    cdef int options(self, object options) except -1:
+        for name, value in options.items():
+            if type(name) is not str or not (value is None or isinstance(value, (str, int))):
+                return 0
+            self.out.append(name)
+            self.out.append(type(value))
+            self.out.append(value)
+        self.out.append(Ellipsis)
+        return 1
+
     cdef int plain(self, object value) except -1:
         kind = type(value)
         if kind is str or kind is bool or callable(value):
             self.out.append(value)
             return 1
+        if isinstance(value, Enum):
+            self.out.append(kind)
+            self.out.append(value._name_)  # a member hashes in Python
+            return 1
         if kind is tuple:
             for each in value:
                 if each is not None and type(each) is not str and type(each) is not int:
                     return 0
-        elif not isinstance(value, (int, Enum)):
+        elif not isinstance(value, int):
             return 0
         self.out.append(kind)
         self.out.append(value)
         return 1
 
     cdef int type(self, object type_) except -1:
-        if is_simple_type(type_):
-            self.out.append(type_._static_cache_key)
-        else:
-            self.out.extend(type_tokens(type_))
+        cdef object identity = <Py_ssize_t><void *>type_
+        cdef PyObject *found = PyDict_GetItemWithError(self.types, identity)
+        if found is not NULL:
+            self.out.append(<object>PyTuple_GET_ITEM(<tuple>found, 1))
+            return 1
+        if not type_.__dict__ and type(type_) in self.simple:
+            self.out.append(type(type_))  # made anew for many an expression, and all alike
+            return 1
+        comes_again = "_static_cache_key" in type_.__dict__  # SQLAlchemy has met it before
+        token = type_token(type_)
+        self.out.append(token)
+        if comes_again:
+            if len(self.types) >= _MAX_TYPES:
+                self.types.clear()
+            # The type is kept: no other takes its address.
+            self.types[identity] = (type_, token)
         return 1
 
     cdef int name(self, object name) except -1:
@@ -520,29 +841,41 @@ cdef class _Walker:
         return 1
 
     cdef int bind(self, object bind, object bind_class) except -1:
-        self.out.append(bind_class)
-        attributes = bind.__dict__
-        if attributes.get("_annotations"):
+        cdef dict attributes = <dict?>bind.__dict__
+        cdef bint unique = bool(attributes["unique"])
+        cdef list out = self.out
+        if _get(attributes, "_annotations"):
             return 0
-        self.out.append(
-            (
-                bind.unique,
-                bind.required,
-                bind.expanding,
-                bind.literal_execute,
-                bind.isoutparam,
-                bind.callable is None,
-                bind.value is None,
-            )
+        out.append(bind_class)
+        out.append(
+            unique
+            | bool(attributes["required"]) << 1
+            | bool(attributes["expanding"]) << 2
+            | bool(attributes["literal_execute"]) << 3
+            | bool(attributes["isoutparam"]) << 4
+            | (attributes["callable"] is None) << 5
+            | (attributes["value"] is None) << 6
         )
-        self.out.append(attributes.get("_orig_key"))
-        if not bind.unique:
-            self.out.append(bind.key)
-        self.out.append(attributes.get("expand_op"))
-        if not self.type(bind.type):
-            return 0
+        out.append(_get(attributes, "_orig_key"))
+        if not unique:
+            out.append(attributes["key"])
+        out.append(_get(attributes, "expand_op"))
+        self.type(attributes["type"])
         self.binds.append(bind)
         return 1
+
+
+cdef inline bint _any_of(tuple names, dict attributes) except -1:
+    """Return whether one of the names is there, or there are no names."""
+    for name in names:
+        if name in attributes:
+            return True
+    return not names
+
+
+cdef inline object _get(dict attributes, object name):
+    cdef PyObject *found = PyDict_GetItemWithError(attributes, name)
+    return None if found is NULL else <object>found
 
 
 cdef class QueryCache:
@@ -559,7 +892,8 @@ cdef class QueryCache:
     cdef Py_ssize_t _misses
     cdef Py_ssize_t _evictions
     cdef dict _entries
-    cdef object _same
+    cdef dict _same
+    cdef dict _kinds
     cdef _Walker _walker
     cdef bint _walks
     cdef object __weakref__
@@ -572,7 +906,7 @@ cdef class QueryCache:
         self._compiler = compiler
         self._maxsize = maxsize
         self._entries = {}
-        self._same = OrderedDict()
+        self._same = {}
         self._walks = True
 
     def prepare(self, query, values=None):
@@ -589,7 +923,8 @@ cdef class QueryCache:
         if isinstance(query, str):
             text = self._text(query)
             return text.plan, text.arguments(values), None
-        return self._expression(query, values, False)
+        same, values = self._find(query, values, False)
+        return self._bound(same, values)
 
     def prepare_many(self, query, rows, batch_size):
         """Yield batches of rows that share one SQL text, each of at most `batch_size` rows.
@@ -600,6 +935,8 @@ cdef class QueryCache:
         cdef QueryPlan current = None
         cdef QueryPlan plan
         cdef _Text text
+        cdef _Same same = None
+        cdef tuple args
         for number, row in enumerate(rows):
             if not PyDict_CheckExact(row):
                 check_row(row, number)
@@ -608,7 +945,18 @@ cdef class QueryCache:
                 plan = text.plan
                 args = text.arguments(row)
             else:
-                plan, args, _ = self._expression(query, row, True)
+                # The names are most often those of the row before.
+                args = None
+                if same is not None and PyDict_CheckExact(row):
+                    args = same.entry.bind_row(row, same.extracted)
+                if args is not None:
+                    self._hits += 1
+                    plan = same.entry.plan
+                else:
+                    same, values = self._find(query, row, True)
+                    plan, args, _ = self._bound(same, values)
+                    if same.entry.row_size < 0 or same.collected is not None:
+                        same = None
             if current is not None and (
                 (plan is not current and plan.sql != current.sql) or len(batch) >= batch_size
             ):
@@ -667,150 +1015,170 @@ cdef class QueryCache:
         self._store(str(query), text)
         return text
 
-    cdef tuple _expression(self, object query, object values, bint many):
-        cdef _Same same
-        cdef tuple keys
-        # The same object again: no more than a look-up, whatever it is.
-        if values is None:
-            known = self._same.get((id(query), None, many))
-            if known is None:
-                known = self._same.get((id(query), (), many))
-        elif PyDict_CheckExact(values) and _all_plain(values):
-            known = self._same.get((id(query), None, many))
-            if known is None:
-                keys = tuple(values)
-                known = self._same.get((id(query), keys, many))
-                if known is None and type(query) in _bare_inserts() and len(query.__dict__) == 1:
-                    return self._bare_insert(query, values, keys, many)
-        else:
-            known = None
-        if known is not None:
-            same = <_Same>known
-            if same.reference() is query:
-                self._hits += 1
-                return self._bound(same, values)
-        return self._generally(query, values, many)
-
-    cdef tuple _bare_insert(self, object query, object values, tuple keys, bint many):
-        """Bind insert(table): the table and the names of the values say all."""
-        cdef _Compiled entry
-        cdef tuple key = (type(query), query.table, keys, many)
-        cdef PyObject *found = PyDict_GetItemWithError(self._entries, key)
+    cdef tuple _find(self, object query, object values, bint many):
+        """Return what is known of an expression, and the values in the form for binding."""
+        cdef PyObject *found
+        cdef tuple keys = None
+        cdef int kind = UNKNOWN
+        cdef bint keep = True
+        if self._kinds is None:
+            self._kinds = _load_kinds()
+        found = PyDict_GetItemWithError(self._kinds, type(query))
         if found is not NULL:
-            entry = <_Compiled>found
-            entry.used = True
-            self._hits += 1
-        else:
-            self._misses += 1
-            entry = _Compiled(self._compiler.compile_expression(query, keys, many))
-            self._store(key, entry)
-        return entry.bind(values, None, None)
+            kind = <int>(<object>found)
+        if values is not None and not PyDict_CheckExact(values):
+            kind = UNKNOWN
+        elif not values:
+            values = None
+            if kind >= CHANGE:
+                keys = ()
+        elif kind == QUERY:
+            if not _all_named(values):
+                kind = UNKNOWN
+        elif kind != UNKNOWN:
+            if _all_plain(values):
+                keys = tuple(values)
+            else:
+                kind = UNKNOWN
+        if kind == UNKNOWN:
+            adapted, values, keys = self._compiler.adapt(query, values)
+            keep = adapted is query
+            query = adapted
+        elif kind == BARE and len(<dict?>query.__dict__) == 1:
+            return self._bare_insert(query, keys, many), values
+        return self._expression(query, keys, many, keep), values
 
-    cdef tuple _generally(self, object query, object values, bint many):
+    cdef _Same _bare_insert(self, object query, tuple keys, bint many):
+        """Look insert(table) up: the table and the names of the values say all."""
+        cdef _Same same = _Same.__new__(_Same)
+        cdef tuple key = (type(query), query.table, keys, many)
+        same.entry = self._found(key)
+        if same.entry is None:
+            self._misses += 1
+            same.entry = _Compiled(self._compiler.compile_expression(query, keys, many), keys)
+            self._store(key, same.entry)
+        return same
+
+    cdef _Same _expression(self, object query, tuple keys, bint many, bint keep):
         cdef _Same same
-        original = query
-        query, values, keys = self._compiler.adapt(query, values)
-        same_key = (id(query), keys, many)
-        known = self._same.get(same_key)
-        if known is not None and (<_Same>known).reference() is query:
-            same = <_Same>known
-            self._hits += 1
-            self._same.move_to_end(same_key)
+        cdef PyObject *found
+        cdef object identity = <Py_ssize_t><void *>query
+        if keys is not None or many:
+            identity = (identity, keys, many)
+        found = PyDict_GetItemWithError(self._same, identity)
+        if found is not NULL:
+            same = <_Same>found
+            if same.reference() is query:
+                # The same object again: no more than a look-up, whatever it is.
+                self._hits += 1
+                same.used = True
+                return same
+        same = _Same.__new__(_Same)
+        if self._look_up(same, query, keys, many):
+            if keep:
+                keep = same.entry.recent is not None and same.entry.recent() is query
+            if not same.entry.plain:
+                if keep:
+                    columns = own_columns(query, True)
+                    same.result = same.entry.compiled.result.for_columns(columns)
+                    same.plans = {}
+                else:
+                    same.result = same.entry.compiled.result
+                    same.query = query
+            if not keep:
+                # Most expressions are made anew for each call; one that comes again is kept.
+                try:
+                    same.entry.recent = PyWeakref_NewRef(query, None)
+                except TypeError:  # an expression class without weak references
+                    pass
+        if keep and self._maxsize:
+            self._remember(query, same, identity)
+        return same
+
+    cdef bint _look_up(self, _Same same, object query, tuple keys, bint many) except -1:
+        """Find or make the entry of an expression; return whether there was one."""
+        cdef _Walker walker = self._walker
+        cdef object key = None
+        cdef object cache_key = None
+        cdef list kept = None
+        if walker is None and self._walks:
+            walker = self._start_walker()
+        if walker is not None and walker.walk(query):
+            same.extracted = walker.binds
+            walker.out.append(keys)
+            walker.out.append(many)
+            key = tuple(walker.out)
+            kept = walker.kept
+            walker.out = walker.binds = walker.kept = None  # it may be long before the next walk
         else:
-            same = self._find(query, keys, many, query is original, same_key)
-        return self._bound(same, values)
+            mark = fingerprint(query)
+            if mark is not None:
+                same.extracted = list(mark.binds)
+                same.collected = mark.collected
+                cache_key = mark.cache_key
+                key = (mark.key, keys, many)
+        if key is not None:
+            same.entry = self._found(key)
+            if same.entry is not None:
+                return True
+            if cache_key is None:
+                cache_key = cache_key_of(same.extracted)
+        self._misses += 1
+        compiled = self._compiler.compile_expression(query, keys, many, cache_key)
+        same.entry = _Compiled(compiled, keys)
+        same.entry.kept = kept
+        if compiled.shared:
+            self._store(key, same.entry)
+        else:
+            same.extracted = same.collected = None
+        return False
+
+    cdef _Compiled _found(self, object key):
+        cdef PyObject *found = PyDict_GetItemWithError(self._entries, key)
+        cdef _Compiled entry
+        if found is NULL:
+            return None
+        entry = <_Compiled>found
+        entry.used = True
+        self._hits += 1
+        return entry
 
     cdef tuple _bound(self, _Same same, object values):
         cdef tuple bound = same.entry.bind(values, same.extracted, same.collected)
         if same.result is None:
             return bound
         plan, args, given = bound
+        if same.plans is None:
+            return _for_columns(plan, same.result, same.query), args, given
         own = same.plans.get(plan)
         if own is None:
             if len(same.plans) >= _MAX_PLANS:
                 same.plans.clear()
-            own = same.plans[plan] = _for_columns(plan, same.result)
+            own = same.plans[plan] = _for_columns(plan, same.result, None)
         return own, args, given
 
-    cdef _Same _find(self, object query, object keys, bint many, bint keep, object same_key):
-        cdef PyObject *found = NULL
-        cdef _Compiled entry = None
-        cdef _Same same = _Same.__new__(_Same)
-        key = None
-        mark = self._fingerprint(query)
-        if mark is not None:
-            same.extracted = mark.binds
-            same.collected = mark.collected
-            key = (mark.key, keys, many)
-            found = PyDict_GetItemWithError(self._entries, key)
-            if found is not NULL:
-                entry = <_Compiled>found
-                entry.used = True
-        if entry is None:
-            self._misses += 1
-            entry = _Compiled(
-                self._compiler.compile_expression(
-                    query,
-                    keys,
-                    many,
-                    None if mark is None else mark.cache_key or cache_key_of(mark.binds),
-                )
-            )
-            if entry.compiled.shared:
-                self._store(key, entry)
-            else:
-                same.extracted = same.collected = None
-        else:
-            self._hits += 1
-            # Most expressions are made anew for each call; one that comes again is worth keeping.
-            identity = id(query)
-            keep = keep and entry.recent == identity
-            entry.recent = identity
-            result = entry.compiled.result
-            if result is not None and not result.plain:
-                same.result = result.for_columns(own_columns(query, keep))
-                same.plans = {}
-        same.entry = entry
-        if keep and self._maxsize:
-            self._remember(query, same, same_key)
-        return same
-
-    cdef object _fingerprint(self, object query):
-        if self._walks:
-            if self._walker is None:
-                self._start_walker()
-            if self._walks:
-                walked = self._walker.walk(query)
-                if walked is not None:
-                    key, binds = walked
-                    return Fingerprint(tuple(key), binds, None, None)
-        return fingerprint(query)
-
-    cdef int _start_walker(self) except -1:
+    cdef _Walker _start_walker(self):
         cdef _Walker walker = _Walker()
-
-        def walk(query):
-            walked = walker.walk(query)
-            return None if walked is None else (tuple(walked[0]), walked[1])
-
         try:
-            wrong = check_walk(walk)
+            wrong = check_walk(walker.walked)
         except Exception as exc:  # whatever this SQLAlchemy does otherwise
             wrong = repr(exc)
-        if wrong is not None:
-            self._walks = False
-            logging.getLogger("fastdb").warning(
-                "expressions are looked up the slow way: with this version of SQLAlchemy %s", wrong
-            )
-        self._walker = walker
-        return 0
+        if wrong is None:
+            self._walker = walker
+            return walker
+        self._walks = False
+        logging.getLogger("fastdb").warning(
+            "expressions are looked up the slow way: with this version of SQLAlchemy %s", wrong
+        )
+        return None
 
     cdef int _remember(self, object query, _Same same, object same_key) except -1:
+        cdef _Same found
         known = self._same
 
         def forget(reference):
-            found = known.get(same_key)
-            if found is not None and (<_Same>found).reference is reference:
+            same = known.get(same_key)
+            if same is not None and (<_Same>same).reference is reference:
                 del known[same_key]
 
         try:
@@ -818,6 +1186,10 @@ cdef class QueryCache:
         except TypeError:  # an expression class without weak references
             return 0
         known[same_key] = same
-        if len(known) > self._maxsize:
-            known.popitem(last=False)
+        while len(known) > self._maxsize:
+            oldest = next(iter(known))
+            found = <_Same>known.pop(oldest)
+            if found.used:
+                found.used = False
+                known[oldest] = found
         return 0

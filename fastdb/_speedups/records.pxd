@@ -29,6 +29,8 @@ cdef class RecordLayout:
     cdef tuple _converters
     cdef object _columns
     cdef Py_ssize_t _size
+    cdef bytes _codes  # of the converters
+    cdef const unsigned char *_code_of  # the same
 
     cdef Py_ssize_t resolve(self, object key) except -2
 

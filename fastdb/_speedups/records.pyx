@@ -20,20 +20,28 @@ The collector need not look at records whose values are all atomic; they are nev
 """
 
 cimport cython
+from cpython cimport datetime as c_datetime
 from cpython.dict cimport PyDict_GetItemWithError
+from cpython.float cimport PyFloat_CheckExact
 from cpython.long cimport PyLong_AsLongAndOverflow, PyLong_AsSsize_t, PyLong_CheckExact
 from cpython.number cimport PyIndex_Check
-from cpython.object cimport PyObject, PyObject_RichCompare, PyTypeObject
+from cpython.object cimport PyObject, PyObject_IsTrue, PyObject_RichCompare, PyTypeObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.sequence cimport PySequence_Check, PySequence_Size
 from cpython.slice cimport PySlice_Check
-from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_SIZE, PyTuple_New, PyTuple_SET_ITEM
-from cpython.unicode cimport PyUnicode_Check
+from cpython.tuple cimport (
+    PyTuple_CheckExact,
+    PyTuple_GET_ITEM,
+    PyTuple_GET_SIZE,
+    PyTuple_New,
+    PyTuple_SET_ITEM,
+)
+from cpython.unicode cimport PyUnicode_Check, PyUnicode_CheckExact
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from functools import lru_cache
-from sys import intern
+from sys import intern, modules
 
 from fastdb.exceptions import ColumnNotFoundError, InterfaceError
 
@@ -209,6 +217,9 @@ cdef extern from *:
     void fastdb_record_drop(PyObject *record)
     PyObject *PySequence_GetItem(object row, Py_ssize_t position) except NULL
     Py_ssize_t PyNumber_AsSsize_t(object number, PyObject *clip) except? -1
+    bint PyUnicode_IS_COMPACT_ASCII(object text)
+    void *PyUnicode_1BYTE_DATA(object text)
+    Py_ssize_t PyUnicode_GET_LENGTH(object text)
     int Py_ReprEnter(object) except -1
     void Py_ReprLeave(object)
     int Py_EnterRecursiveCall(const char *where) except -1
@@ -299,7 +310,7 @@ cdef object make_record(RecordLayout layout, object row, bint convert):
             raise
     if convert and layout._converters is not None:
         try:
-            convert_values(layout._converters, FASTDB_VALUES(made))
+            convert_values(layout, FASTDB_VALUES(made))
         except BaseException:
             fastdb_record_drop(made)
             raise
@@ -323,17 +334,126 @@ cdef void track_record(object record) noexcept:
     fastdb_record_track(<PyObject *>record)
 
 
-cdef int convert_values(tuple converters, PyObject **values) except -1:
+cdef int convert_values(RecordLayout layout, PyObject **values) except -1:
     cdef Py_ssize_t position
-    for position in range(PyTuple_GET_SIZE(converters)):
-        converter = converters[position]
-        if converter is not None:
-            old = <object>values[position]
-            new = converter(old)
-            Py_INCREF(new)
-            values[position] = <PyObject *>new
-            Py_DECREF(old)
+    cdef object old, new
+    cdef int code
+    for position in range(layout._size):
+        code = layout._code_of[position]
+        if code == NONE or (code == NUMBER and PyFloat_CheckExact(<object>values[position])):
+            continue
+        old = <object>values[position]
+        new = converted(code, <object>PyTuple_GET_ITEM(layout._converters, position), old)
+        Py_INCREF(new)
+        values[position] = <PyObject *>new
+        Py_DECREF(old)
     return 0
+
+
+# -- converters: what SQLAlchemy's own do with the values that they usually get, without a call
+
+c_datetime.import_datetime()
+
+cdef enum:
+    NONE = 0
+    ANY = 1  # a converter of which nothing is known
+    BOOLEAN = 2
+    NUMBER = 3
+    DATETIME = 4
+    DATE = 5
+    TIME = 6
+
+
+cdef dict known_converters():
+    """Return the codes of SQLAlchemy's own converters."""
+    # Where a converter is SQLAlchemy's, someone has imported it; this module never does.
+    processors = modules.get("sqlalchemy.engine.processors")
+    if processors is None:
+        return {}
+    return {
+        processors.int_to_boolean: BOOLEAN,
+        processors.to_float: NUMBER,
+        processors.str_to_datetime: DATETIME,
+        processors.str_to_date: DATE,
+        processors.str_to_time: TIME,
+    }
+
+
+cdef bytes codes_of(tuple converters):
+    known = known_converters()
+    codes = bytearray()
+    for converter in converters:
+        code = NONE if converter is None else ANY
+        for other, its_code in known.items():
+            if converter is other:
+                code = its_code
+        codes.append(code)
+    return bytes(codes)
+
+
+cdef inline object converted(int code, object converter, object value):
+    """Return what a converter makes of a value."""
+    cdef object made
+    if code == ANY:
+        return converter(value)
+    if value is None:
+        return None
+    if code == BOOLEAN:
+        if PyLong_CheckExact(value):
+            return True if PyObject_IsTrue(value) else False
+    elif code != NUMBER and PyUnicode_CheckExact(value) and PyUnicode_IS_COMPACT_ASCII(value):
+        made = parsed(
+            code, <const unsigned char *>PyUnicode_1BYTE_DATA(value), PyUnicode_GET_LENGTH(value)
+        )
+        if made is not None:
+            return made
+    return converter(value)
+
+
+cdef object parsed(int code, const unsigned char *text, Py_ssize_t size):
+    """Return the date or time that is written in the ordinary way, else None."""
+    cdef int year = 1, month = 1, day = 1, hour = 0, minute = 0, second = 0, micro = 0
+    cdef const unsigned char *clock = text
+    if code != TIME:
+        if size < 10 or text[4] != c'-' or text[7] != c'-':
+            return None
+        year, month, day = number(text, 4), number(text + 5, 2), number(text + 8, 2)
+        # Days that not every month has are left to the converter, like what is out of range.
+        if year < 1 or month < 1 or month > 12 or day < 1 or (day > 28 and not has(month, day)):
+            return None
+        if code == DATE:
+            return c_datetime.date_new(year, month, day) if size == 10 else None
+        if size < 19 or (text[10] != c' ' and text[10] != c'T'):
+            return None
+        clock += 11
+        size -= 11
+    if (size != 8 and size != 15) or clock[2] != c':' or clock[5] != c':':
+        return None
+    hour, minute, second = number(clock, 2), number(clock + 3, 2), number(clock + 6, 2)
+    if size == 15:
+        micro = number(clock + 9, 6) if clock[8] == c'.' else -1
+    if not (0 <= hour < 24 and 0 <= minute < 60 and 0 <= second < 60 and micro >= 0):
+        return None
+    if code == TIME:
+        return c_datetime.time_new(hour, minute, second, micro, None)
+    return c_datetime.datetime_new(year, month, day, hour, minute, second, micro, None)
+
+
+cdef inline bint has(int month, int day) noexcept:
+    """Return whether a month has that day in every year."""
+    if month == 2:
+        return False
+    return day <= 30 or (day == 31 and month not in (4, 6, 9, 11))
+
+
+cdef inline int number(const unsigned char *text, int digits) noexcept:
+    """Return the number that so many digits make, or -1."""
+    cdef int place, found = 0
+    for place in range(digits):
+        if text[place] < c'0' or text[place] > c'9':
+            return -1
+        found = found * 10 + text[place] - c'0'
+    return found
 
 
 cdef object wrong_length(Py_ssize_t found, Py_ssize_t size):
@@ -561,6 +681,20 @@ cdef class RecordLayout:
                 )
             if any([converter is not None for converter in converters]):
                 self._converters = converters
+                self._codes = codes_of(converters)
+                self._code_of = self._codes
+
+    def for_columns(self, columns):
+        """Return a layout that differs only in how it finds columns."""
+        cdef RecordLayout layout = RecordLayout.__new__(RecordLayout, (), None, columns)
+        layout.names = self.names
+        layout.record_class = self.record_class
+        layout._positions = self._positions
+        layout._size = self._size
+        layout._converters = self._converters
+        layout._codes = self._codes
+        layout._code_of = self._code_of
+        return layout
 
     def records(self, rows):
         """Return a record for each of `rows`, sequences of as many values as there are names.

@@ -139,6 +139,7 @@ class LiteralWriter:
         for name, function in _REPLACED.items():
             if callable(theirs := getattr(converters, name, None)):
                 self._replaced[id(theirs)] = function
+        self._module = converters.__name__
         self._strings = {
             id(theirs)
             for name in ("escape_string", "escape_str")
@@ -189,7 +190,7 @@ class LiteralWriter:
 
     def _sequence(self, value: Any, encoders: Encoders, backslashes: bool) -> str:
         if not isinstance(value, (tuple, list, set, frozenset)):
-            raise _unknown(value)
+            raise self._unknown(value)
         if not value:
             raise DataError(f"cannot send an empty {type(value).__name__} to MySQL; '()' is no SQL")
         return "(" + ",".join(self.literals(value, encoders, backslashes)) + ")"
@@ -203,21 +204,21 @@ class LiteralWriter:
             return encoders.get(bytes) or _binary(value)
         if isinstance(value, UUID):
             return f"'{value}'"
-        raise _unknown(value)
+        raise self._unknown(value)
 
-
-def _unknown(value: Any) -> DataError:
-    kind = type(value)
-    if isinstance(value, Enum):
-        advice = "send its .value or .name"
-    else:
-        advice = (
-            "it takes None, bool, int, float, Decimal, str, bytes, date, datetime, time, timedelta,"
-            f" UUID, and lists of these; for others give an encoder: conv={{{kind.__name__}: ...}}"
+    def _unknown(self, value: Any) -> DataError:
+        kind = type(value)
+        if isinstance(value, Enum):
+            advice = "send its .value or .name"
+        else:
+            advice = (
+                "it takes None, bool, int, float, Decimal, str, bytes, date, datetime, time,"
+                " timedelta, UUID and lists of these; for another type give an encoder:"
+                f" conv={{**{self._module}.conversions, {kind.__name__}: ...}}"
+            )
+        return DataError(
+            f"cannot send a value of type {kind.__module__}.{kind.__qualname__} to MySQL; {advice}"
         )
-    return DataError(
-        f"cannot send a value of type {kind.__module__}.{kind.__qualname__} to MySQL; {advice}"
-    )
 
 
 class InsertShape(NamedTuple):

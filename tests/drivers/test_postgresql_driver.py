@@ -652,7 +652,10 @@ async def test_isolation_levels(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (TransactionOptions(isolation="snapshot"), "no isolation level 'snapshot'; it has READ COMM"),
+        (
+            TransactionOptions(isolation="snapshot"),
+            "no isolation level 'snapshot'; it has READ COMM",
+        ),
         (TransactionOptions(begin="immediate"), "no begin='immediate'"),
         (TransactionOptions(deferrable=True), "deferrable=True has an effect only"),
         (TransactionOptions("serializable", None, True), "deferrable=True has an effect only"),

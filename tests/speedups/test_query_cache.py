@@ -70,6 +70,7 @@ class Grumpy(sa.types.TypeDecorator[str]):
         raise LookupError("the user's own")
 
 
+SQLiteDateTime: Any = sqlite.DATETIME
 metadata = sa.MetaData()
 t = sa.Table(
     "t",
@@ -303,6 +304,41 @@ SHAPES: dict[str, Any] = {
     "quoted_bind": lambda n: sa.select(t.c.id).where(t.c.id == sa.bindparam("a:b (c)%", n)),
     "prefix": lambda n: sa.select(t.c.id).prefix_with("/* one */").where(t.c.id == n),
     "prefix_other": lambda n: sa.select(t.c.id).prefix_with("/* two */").where(t.c.id == n),
+    "between_symmetric": lambda n: sa.select(t.c.id).where(
+        t.c.id.between(n, n + 2, symmetric=True)
+    ),
+    "regexp": lambda n: sa.select(t.c.id).where(t.c.name.regexp_match(f"x{n}")),
+    "order_label": lambda n: sa.select(t.c.id.label("z")).where(t.c.id == n).order_by("z"),
+    "order_label_other": lambda n: (
+        sa.select(t.c.id.label("z")).where(t.c.id == n).order_by(sa.desc("z"))
+    ),
+    "correlated": lambda n: sa.select(t.c.id).where(
+        sa.select(u.c.id).where(u.c.t_id == t.c.id, u.c.n == n).correlate(t).exists()
+    ),
+    "uncorrelated": lambda n: sa.select(t.c.id).where(
+        sa.select(u.c.id).where(u.c.t_id == t.c.id, u.c.n == n).correlate(None).exists()
+    ),
+    "uncorrelated_except": lambda n: sa.select(t.c.id).where(
+        sa.select(u.c.id).where(u.c.t_id == t.c.id, u.c.n == n).correlate_except(t).exists()
+    ),
+    "two_lists": lambda n: sa.select(t.c.id).where(
+        t.c.id.in_(list(range(n))), t.c.id.not_in([n, n + 1])
+    ),
+    "list_of_dates": lambda n: sa.select(t.c.id).where(
+        t.c.day.in_([datetime.date(2020, 1, n), datetime.date(2020, 2, n)]),
+        t.c.flag.in_([True, False][:n]),
+        t.c.ratio.in_([1.5, n, decimal.Decimal(n)]),
+    ),
+    "time_formats": lambda n: sa.select(
+        sa.cast(t.c.at, SQLiteDateTime()),
+        sa.literal(datetime.datetime(2020, 1, n, 1, 2, 3, 4), SQLiteDateTime()),
+    ),
+    "time_formats_other": lambda n: sa.select(
+        sa.cast(t.c.at, SQLiteDateTime()),
+        sa.literal(
+            datetime.datetime(2020, 1, n, 1, 2, 3, 4), SQLiteDateTime(truncate_microseconds=True)
+        ),
+    ),
     "for_update": lambda n: sa.select(t.c.id).where(t.c.id == n).with_for_update(),
     "for_update_nowait": lambda n: (
         sa.select(t.c.id).where(t.c.id == n).with_for_update(nowait=True)
@@ -398,6 +434,7 @@ CACHEABLE = sorted(
     set(SHAPES)
     - {"cast_variant", "cast_variant_other", "uncacheable", "typed_column"}
     - {"type_coerce", "coerce_literal", "text_typed", "values_construct", "bool"}
+    - {"time_formats", "time_formats_other"}
 )
 
 
@@ -495,6 +532,202 @@ def test_defaults_are_called_for_each_execution(module: Any) -> None:
     second = cache.prepare(query)[1]
     assert second[0] == first[0] + 1
     assert second[1] == second[0] + 10
+
+
+def test_defaults_see_the_values_so_far(module: Any, dialect: str) -> None:
+    seen: list[Any] = []
+
+    def look(context: Any) -> int:
+        parameters = context.current_parameters
+        seen.append(
+            (context.current_column.name, dict(parameters), context.isinsert, context.isupdate)
+        )
+        assert context.get_current_parameters() == parameters
+        assert context.dialect.name == dialect
+        return 5
+
+    table = sa.Table(
+        "d",
+        sa.MetaData(),
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("a", sa.Integer, default=lambda: 3),
+        sa.Column("b", sa.Integer, default=look, onupdate=look),
+        sa.Column("c", sa.Integer, default=4),
+        sa.Column("d", sa.Integer),
+    )
+    cache = module.QueryCache(make_compiler(dialect))
+    for d in (1, 2):
+        seen.clear()
+        assert sorted(cache.prepare(sa.insert(table), {"d": d})[1]) == sorted((d, 3, 5, 4))
+        ((name, parameters, isinsert, isupdate),) = seen
+        assert (name, isinsert, isupdate) == ("b", True, False)
+        assert (parameters["a"], parameters["b"], parameters["d"]) == (3, None, d)
+        seen.clear()
+        args = cache.prepare(sa.update(table).where(table.c.id == 7), {"d": d})[1]
+        assert sorted(args) == sorted((d, 5, 7))
+        assert [each[0] for each in seen] == ["b"]
+        assert (seen[0][2], seen[0][3]) == (False, True)
+
+
+def test_a_default_may_change_other_values(cache: Any) -> None:
+    def change(context: Any) -> int:
+        context.current_parameters["a"] = 9
+        return 5
+
+    table = sa.Table(
+        "d",
+        sa.MetaData(),
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("a", sa.Integer),
+        sa.Column("b", sa.Integer, default=change),
+        sa.Column("c", sa.Integer, default=lambda context: context.current_parameters["b"] + 1),
+        sa.Column("d", sa.Integer, default=8),
+    )
+    for a in (1, 2):
+        plan, args, _ = cache.prepare(sa.insert(table), {"a": a})
+        assert args == (9, 5, 6, 8)
+        assert plan.sql == "INSERT INTO d (a, b, c, d) VALUES (?, ?, ?, ?)"
+
+
+def test_a_default_may_leave_the_key_to_the_server(cache: Any) -> None:
+    calls = []
+    table = sa.Table(
+        "d",
+        sa.MetaData(),
+        sa.Column("id", sa.Integer, primary_key=True, default=lambda: calls.append(1)),
+    )
+    for number in (1, 2):
+        plan, args, given = cache.prepare(sa.insert(table))
+        assert args == (None,)
+        assert given == (MISSING,)
+        assert plan.key_sources != (("given",),)
+        assert len(calls) == number
+
+
+# -- values that take a short way in the compiled form
+
+
+class Text(str):
+    pass
+
+
+class Moment(datetime.datetime):
+    pass
+
+
+UTC = datetime.UTC
+ODD_VALUES: dict[str, list[Any]] = {
+    "flag": [True, False, None, 1, 0, 2, "x", 1.0, [], object()],
+    "ratio": [1.5, 3, None, True, decimal.Decimal("1.25"), "2.5", "x", b"1", [], float("inf")],
+    "amount": [1.5, 3, None, decimal.Decimal("1.25"), "2.5", "x"],
+    "at": [
+        datetime.datetime(1, 1, 1),
+        datetime.datetime(9999, 12, 31, 23, 59, 59, 999999),
+        datetime.datetime(2020, 1, 2, 3, 4, 5, 67, tzinfo=UTC),
+        Moment(2020, 1, 2),
+        datetime.date(2020, 1, 2),
+        None,
+        "2020-01-01",
+        5,
+    ],
+    "day": [
+        datetime.date(1, 1, 1),
+        datetime.date(2020, 10, 20),
+        datetime.datetime(2020, 1, 2, 3),
+        Moment(2020, 1, 2),
+        None,
+        "x",
+    ],
+    "clock": [
+        datetime.time(),
+        datetime.time(23, 59, 58, 1, tzinfo=UTC),
+        datetime.datetime(2020, 1, 2, 3),
+        None,
+        "x",
+    ],
+    "short": [datetime.datetime(2020, 1, 2, 3, 4, 5, 67), None, "x"],
+    "name": ["x", Text("y"), None, 5, b"x"],
+    "id": [1, True, None, "x", 10**30],
+}
+odd = sa.Table(
+    "odd",
+    sa.MetaData(),
+    sa.Column("id", sa.Integer),
+    sa.Column("name", sa.String(5)),
+    sa.Column("flag", sa.Boolean),
+    sa.Column("ratio", sa.Float),
+    sa.Column("amount", sa.Numeric(10, 2)),
+    sa.Column("at", sa.DateTime),
+    sa.Column("day", sa.Date),
+    sa.Column("clock", sa.Time),
+    sa.Column(
+        "short", sa.DateTime().with_variant(SQLiteDateTime(storage_format="%(year)d"), "sqlite")
+    ),
+)
+
+
+def answer(function: Any) -> Any:
+    try:
+        found = function()
+    except Exception as exc:
+        return type(exc), str(exc)
+    return [(type(each), each) for each in found]
+
+
+@pytest.mark.parametrize("column", sorted(ODD_VALUES))
+def test_odd_values_are_processed_as_sqlalchemy_does(
+    module: Any, dialect: str, column: str
+) -> None:
+    made = DIALECTS[dialect][0]()
+    processor = odd.c[column].type.dialect_impl(made).bind_processor(made)
+    cache = module.QueryCache(make_compiler(dialect))
+    queries = (
+        (sa.insert(odd), lambda value: {column: value}),
+        (sa.select(odd).where(odd.c[column] == sa.bindparam("v")), lambda value: {"v": value}),
+        (
+            sa.select(odd).where(odd.c[column].in_(sa.bindparam("v", expanding=True))),
+            lambda value: {"v": [value]},
+        ),
+    )
+    for value in ODD_VALUES[column]:
+        expected = answer(lambda value=value: [value if processor is None else processor(value)])
+        for query, values in queries:
+            for _ in range(2):
+                found = answer(lambda v=value, q=query, w=values: cache.prepare(q, w(v))[1])
+                if isinstance(expected, tuple):
+                    assert found[0] is DataError
+                    assert found[1].endswith(expected[1])
+                else:
+                    assert found == expected
+            found = answer(
+                lambda v=value: next(cache.prepare_many(sa.insert(odd), [{column: v}] * 2, 9))[1][1]
+            )
+            assert (found[0] is DataError) if isinstance(expected, tuple) else found == expected
+
+
+def test_text_on_sqlite_writes_subclasses_as_they_are(cache: Any) -> None:
+    values = [Text("x"), True, 5, 1.5, b"x", None, datetime.datetime(1, 2, 3, tzinfo=UTC)]
+    args = cache.prepare(
+        "SELECT :a, :b, :c, :d, :e, :f, :g", dict(zip("abcdefg", values, strict=True))
+    )[1]
+    assert args == ("x", True, 5, 1.5, b"x", None, "0001-02-03 00:00:00.000000")
+    assert [type(each) for each in args[:2]] == [Text, bool]
+
+
+@pytest.mark.parametrize("kind", [tuple, set, iter])
+def test_lists_may_be_any_iterable(cache: Any, kind: Any) -> None:
+    query = sa.select(t.c.id).where(
+        t.c.id.in_(sa.bindparam("a", expanding=True)), t.c.name.in_(["x", "y"])
+    )
+    assert cache.prepare(query, {"a": kind([1, 2, 3])})[1] == (1, 2, 3, "x", "y")
+
+
+def test_lists_of_many_lengths_are_forgotten_again(cache: Any) -> None:
+    query = sa.select(t.c.id).where(t.c.id.in_(sa.bindparam("a", expanding=True)))
+    for size in (*range(200), *range(200)):
+        plan, args, _ = cache.prepare(query, {"a": list(range(size))})
+        assert args == tuple(range(size))
+        assert plan.sql.count("?") == size
 
 
 def test_a_client_made_key_is_given(cache: Any) -> None:
@@ -682,6 +915,64 @@ def test_rows_may_hold_expressions(cache: Any) -> None:
     batches = list(cache.prepare_many(sa.insert(u), rows, 10))
     assert [len(args) for _, args in batches] == [1, 1, 1]
     assert "abs" in batches[1][0].sql
+
+
+MANY: dict[str, tuple[Any, list[Any]]] = {
+    "other_order": (sa.insert(u), [{"t_id": 1, "n": 2}, {"n": 3, "t_id": 4}]),
+    "other_names": (sa.insert(u), [{"t_id": 1, "n": 2}, {"id": 3, "n": 4}, {"n": 1, "t_id": 5}]),
+    "more_names": (sa.insert(u), [{"t_id": 1}, {"t_id": 2, "n": 3}, {"t_id": 4}]),
+    "no_names": (sa.insert(u), [{}, {}, {"n": 1}]),
+    "columns": (sa.insert(u), [{"n": 1}, {u.c.n: 2}, {"n": 3}]),
+    "subclasses": (sa.insert(t), [{"name": "x"}, {"name": Text("y")}, {Text("name"): "z"}]),
+    "expressions": (sa.insert(u), [{"n": 1}, {"n": sa.func.abs(2)}, {"n": u.c.n + 1}, {"n": 4}]),
+    "own_values": (sa.insert(u).values(n=5), [{"t_id": 1}, {"t_id": 2}, {"n": 3}]),
+    "where": (
+        sa.update(u).where(u.c.id == sa.bindparam("which")),
+        [{"which": 1, "n": 2}, {"which": 3, "n": 4}, {"which": 5, "t_id": 6}],
+    ),
+    "where_default": (
+        sa.update(u).where(u.c.id == sa.bindparam("which", 9)),
+        [{"n": 2}, {"n": 4, "which": 8}, {"n": 5}],
+    ),
+    "where_value": (sa.update(u).where(u.c.id == 3), [{"n": 2}, {"n": 4}]),
+    "where_list": (
+        sa.update(u).where(u.c.id.in_(sa.bindparam("ids", expanding=True))),
+        [{"n": 1, "ids": [1]}, {"n": 2, "ids": [3]}, {"n": 4, "ids": [5, 6]}],
+    ),
+    "delete": (sa.delete(u).where(u.c.id == sa.bindparam("i")), [{"i": 1}, {"i": 2}]),
+    "text": (sa.text("DELETE FROM u WHERE id = :i"), [{"i": 1}, {"i": 2}]),
+    "types": (
+        sa.insert(t),
+        [{"color": each, "flag": True, "data": {"n": 1}} for each in (Color.RED, Color.BLUE, None)],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", sorted(MANY))
+def test_many_rows_bind_as_each_alone(module: Any, dialect: str, case: str) -> None:
+    query, rows = MANY[case]
+    cache = module.QueryCache(make_compiler(dialect))
+    together = [
+        (plan.sql, args) for plan, batch in cache.prepare_many(query, rows, 100) for args in batch
+    ]
+    alone = []
+    for row in rows:
+        fresh = module.QueryCache(make_compiler(dialect))
+        ((plan, batch),) = fresh.prepare_many(query, [row], 100)
+        alone += [(plan.sql, args) for args in batch]
+    assert together == alone
+    assert cache.info().hits + cache.info().misses == len(rows)
+
+
+def test_a_wrong_row_among_many_is_told(cache: Any) -> None:
+    query = sa.update(u).where(u.c.id == sa.bindparam("which"))
+    for row, error, message in (
+        ({"n": 1}, MissingParameterError, "'which'"),
+        ({"n": 1, "what": 1}, UnknownParameterError, "'what'"),
+        ({"n": 1, "which": 1, "what": 1}, UnknownParameterError, "'what'"),
+    ):
+        with pytest.raises(error, match=message):
+            list(cache.prepare_many(query, [{"n": 1, "which": 2}, row], 10))
 
 
 @pytest.mark.parametrize("rows", [[5], [{"t_id": 1}, [1]]])

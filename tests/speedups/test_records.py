@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy.engine import processors
 
 from fastdb.exceptions import ColumnNotFoundError, Error, InterfaceError
 
@@ -449,6 +450,94 @@ def test_errors_of_a_row_pass_unchanged(records: ModuleType) -> None:
         with pytest.raises(ZeroDivisionError) as caught:
             layout.record(wrong)
         assert caught.value is error
+
+
+WRITTEN = st.text("0123456789-: T.Z+é", max_size=27) | st.from_regex(
+    r"(\d{4}-\d{2}-\d{2})?[ T]?(\d\d:\d\d:\d\d)?(\.\d{1,6})?(\+01:00|Z)?", fullmatch=True
+)
+ODD_CELLS = (
+    st.none()
+    | st.integers()
+    | st.booleans()
+    | st.floats(allow_nan=False)
+    | WRITTEN
+    | st.datetimes().map(str)
+    | st.dates().map(str)
+    | st.times().map(str)
+    | st.binary(max_size=3)
+    | st.decimals(allow_nan=False)
+    | st.lists(st.integers(), max_size=1)
+)
+
+
+class Whole(int):
+    def __bool__(self) -> bool:
+        return not int(self)
+
+
+class Word(str):
+    pass
+
+
+SAMPLES: list[Any] = [
+    *(0, 1, -1, 2**70, True, False, Whole(0), Whole(1), 1.5, float("inf"), "", None),
+    *("2020-02-29", "2021-02-29", "2020-02-30", "2020-04-31", "2020-12-31", "2020-00-10"),
+    *("0000-01-01", "0001-01-01", "9999-12-31", "2020-13-01", "2020-01-00", "2020-1-1", "20200101"),
+    *("2020-01-02 03:04:05", "2020-01-02T03:04:05", "2020-01-02 03:04:05.678901"),
+    *("2020-01-02 24:00:00", "2020-01-02 03:60:05", "2020-01-02 03:04:60", "2020-01-02 03:04"),
+    *("2020-01-02 03:04:05.678", "2020-01-02 03:04:05,678901", "2020-01-02 03:04:05+01:00"),
+    *("2020-01-02 03:04:05.67890x", "2020-01-02x03:04:05", "2020-01-02 03:04:05.-12345"),
+    *("03:04:05", "03:04:05.678901", "23:59:59", "24:00:00", "03:04", "03:04:05Z", "é3:04:05"),
+    *(Word("2020-01-02"), Word("2020-01-02 03:04:05"), Word("03:04:05"), b"2020-01-02"),
+]
+CONVERTERS = ["int_to_boolean", "to_float", "str_to_datetime", "str_to_date", "str_to_time"]
+
+
+def compare(records: ModuleType, name: str, value: Any) -> None:
+    """Compare what a layout makes of a value with what SQLAlchemy's converter makes of it."""
+
+    def answer(function: Callable[[], Any]) -> tuple[type, str]:
+        try:
+            found = function()
+        except Exception as exc:
+            return type(exc), str(exc)
+        return type(found), repr(found)
+
+    converter = getattr(processors, name)
+    layout = records.RecordLayout(("x",), [converter])
+    assert answer(lambda: layout.record((value,))[0]) == answer(lambda: converter(value))
+
+
+@pytest.mark.parametrize("name", CONVERTERS)
+def test_sqlalchemys_converters_give_what_they_give(records: ModuleType, name: str) -> None:
+    for value in SAMPLES:
+        compare(records, name, value)
+
+
+@pytest.mark.parametrize("name", CONVERTERS)
+def test_sqlalchemys_converters_and_any_value(records: ModuleType, name: str) -> None:
+    @settings(max_examples=200, deadline=None)
+    @given(ODD_CELLS)
+    def check(value: Any) -> None:
+        compare(records, name, value)
+
+    check()
+
+
+def test_a_layout_for_other_columns_differs_in_nothing_else(records: ModuleType) -> None:
+    layout = records.RecordLayout(("a", "b"), [None, str], {"one": 0}.get)
+    other = layout.for_columns({Column("x"): 1}.get)
+    column = Column("y")
+    third = other.for_columns({column: 1}.get)
+    assert third.names == ("a", "b")
+    assert third.record_class is layout.record_class
+    record = third.record((1, 2))
+    assert record == (1, "2")
+    assert record[column] == "2"
+    with pytest.raises(KeyError):
+        layout.record((1, 2))[column]
+    plain = records.RecordLayout(("a",)).for_columns(None)
+    assert plain.record((1,))[Column("a")] == 1
 
 
 def test_converters_run_once_for_each_value(records: ModuleType) -> None:
