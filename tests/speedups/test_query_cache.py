@@ -705,6 +705,24 @@ def test_odd_values_are_processed_as_sqlalchemy_does(
             assert (found[0] is DataError) if isinstance(expected, tuple) else found == expected
 
 
+class Opposite(sa.Boolean):
+    def bind_processor(self, dialect: Any) -> Any:
+        return lambda value: None if value is None else int(not value)
+
+
+class Lenient(sa.Boolean):
+    def _strict_as_bool(self, value: Any) -> Any:
+        return bool(value)
+
+
+def test_subclasses_of_types_process_values_in_their_own_way(cache: Any) -> None:
+    for _ in range(2):
+        query = sa.select(sa.literal(True, Opposite()), sa.literal(False, Opposite()))
+        assert cache.prepare(query)[1] == (0, 1)
+        query = sa.select(sa.literal("yes", Lenient()), sa.literal(None, Lenient()))
+        assert cache.prepare(query)[1] == (1, 0)
+
+
 def test_text_on_sqlite_writes_subclasses_as_they_are(cache: Any) -> None:
     values = [Text("x"), True, 5, 1.5, b"x", None, datetime.datetime(1, 2, 3, tzinfo=UTC)]
     args = cache.prepare(
