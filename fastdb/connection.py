@@ -21,6 +21,7 @@ from fastdb.queries import (
     run_query,
     time_limit,
 )
+from fastdb.savepoints import StatementGuard, open_savepoint
 from fastdb.transaction import Transaction, current_task, current_transaction
 from fastdb.turns import Turns
 
@@ -224,10 +225,7 @@ class Connection(Queries):
                         "isolation, readonly, deferrable and begin belong to the outermost "
                         f"transaction; {self._turns.stack[-1]!r} is open already"
                     )
-                cancellation = await to_its_end(connection.savepoint(), connection.terminate)
-                if cancellation is not None:
-                    await to_its_end(connection.rollback_to_savepoint(), connection.terminate)
-                    raise cancellation
+                await open_savepoint(connection)
         except BaseException:
             if not self._turns.stack:
                 await self._undo(connection)
@@ -555,47 +553,3 @@ class Connection(Queries):
             await close()
         finally:
             await self._unhold()
-
-
-class StatementGuard:
-    """A savepoint around one statement."""
-
-    __slots__ = ("_connection",)
-
-    def __init__(self, connection: DriverConnection) -> None:
-        """Guard a statement on `connection`."""
-        self._connection = connection
-
-    async def __aenter__(self) -> None:
-        """Open the savepoint."""
-        connection = self._connection
-        cancellation = await to_its_end(connection.savepoint(), connection.terminate)
-        if cancellation is not None:
-            await to_its_end(connection.rollback_to_savepoint(), connection.terminate)
-            raise cancellation
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Release the savepoint, or go back to it after an error."""
-        connection = self._connection
-        if not connection.in_transaction:
-            return
-        if exc_type is None:
-            run = connection.release_savepoint()
-        else:
-            run = connection.rollback_to_savepoint()
-        try:
-            cancellation = await to_its_end(run, connection.terminate)
-        except BaseException as error:
-            if exc_type is None:
-                raise
-            connection.terminate()
-            if not isinstance(error, Exception):
-                raise
-        else:
-            if cancellation is not None:
-                raise cancellation

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -423,8 +424,6 @@ class Database(Queries):
 
 def single_connection_options(options: Options) -> Options:
     """Return the options of a pool that keeps its one connection for as long as it is open."""
-    import dataclasses
-
     return dataclasses.replace(
         options, min_size=1, max_size=1, max_lifetime=None, idle_timeout=None, max_queries=None
     )

@@ -341,3 +341,20 @@ async def test_force_rollback_disconnects_in_another_task(database_url: str) -> 
     assert unfinished.state == "rolled back"
     async with fastdb.Database(database_url) as database:
         assert await database.fetch_all("SELECT * FROM notes") == []
+
+
+async def test_queries_that_come_while_a_forced_rollback_connects(database_url: str) -> None:
+    database = fastdb.Database(database_url, force_rollback=True, acquire_timeout=5)
+    stay = asyncio.Event()
+
+    async def connect_and_stay() -> None:
+        await database.connect()
+        await stay.wait()
+
+    connecting = asyncio.create_task(connect_and_stay())
+    while not database.is_connected:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    assert await database.fetch_val("SELECT 1") == 1
+    stay.set()
+    await connecting
+    await database.disconnect()

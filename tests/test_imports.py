@@ -30,9 +30,10 @@ MAY_IMPORT = {
     "drivers": "exceptions options url sql_text compiler _speedups drivers.base",
     "drivers.base": "exceptions",
     "turns": "exceptions",
+    "savepoints": "drivers.base",
     "transaction": "exceptions drivers.base",
     "queries": "exceptions drivers.base options transaction _speedups",
-    "connection": "exceptions drivers.base _speedups queries transaction turns",
+    "connection": "exceptions drivers.base _speedups queries savepoints transaction turns",
     "database": "exceptions drivers _speedups compiler options pool queries connection transaction "
     "turns url",
     "core": "connection database transaction url",
