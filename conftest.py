@@ -15,6 +15,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Look into benchmarks/ where the command line names no file."""
     if config.getoption("--benchmark"):
+        if not config.pluginmanager.hasplugin("benchmark"):
+            raise pytest.UsageError("--benchmark needs pytest-benchmark: pip install --group bench")
         config.addinivalue_line("python_files", "bench_*.py")
         config.addinivalue_line("python_functions", "bench_*")
         if config.args_source is not pytest.Config.ArgsSource.ARGS:

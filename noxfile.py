@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import tarfile
 import zipfile
 from pathlib import Path
@@ -70,6 +71,144 @@ def coverage(session: nox.Session) -> None:
 
 
 @nox.session
+def instructions(session: nox.Session) -> None:
+    """Count the instructions of the core's operations; fail at 2 % more than before."""
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    # fastdb itself is built by what runs here, twice.
+    needed = [*PYPROJECT["project"]["dependencies"], *extras["postgresql"], *extras["mysql"]]
+    session.install(*needed)
+    session.run("python", "-m", "benchmarks.instructions", *session.posargs)
+
+
+def copy_checkout(session: nox.Session) -> Path:
+    """Copy what a build and its tests need into a folder of the session's own."""
+    folder = Path(session.create_tmp()).resolve() / "checkout"
+    shutil.rmtree(folder, ignore_errors=True)
+    skipped = shutil.ignore_patterns("__pycache__", "*.so", "*.c")
+    for name in ("fastdb", "tests"):
+        shutil.copytree(name, folder / name, ignore=skipped)
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(name, folder)
+    return folder
+
+
+def core_requirements(*extras: str) -> list[str]:
+    """Return what the core is built with, and what its tests need on any interpreter."""
+    project = PYPROJECT["project"]
+    found = [*PYPROJECT["build-system"]["requires"], *project["dependencies"]]
+    for extra in extras:
+        found += project["optional-dependencies"][extra]
+    tools = nox.project.dependency_groups(PYPROJECT, "test")
+    # These two are there for few interpreters, and the core's tests do without them.
+    return found + [name for name in tools if not name.startswith(("uvloop", "pytest-cov"))]
+
+
+@nox.session
+def sanitizers(session: nox.Session) -> None:
+    """Run what crosses the core with AddressSanitizer and UndefinedBehaviorSanitizer (gcc)."""
+    session.install(*core_requirements("postgresql", "mysql", "asyncmy"))
+    folder = copy_checkout(session)
+    flags = "-fsanitize=address,undefined -fno-sanitize-recover=undefined"
+    build = {
+        "FASTDB_REQUIRE_EXTENSIONS": "1",
+        "CFLAGS": f"-O1 -g -fwrapv -fno-omit-frame-pointer {flags}",
+        "LDFLAGS": flags,
+    }
+    libraries = []
+    for name in ("libasan.so", "libubsan.so"):
+        found = session.run("gcc", f"-print-file-name={name}", silent=True, external=True)
+        libraries.append(str(Path(str(found).strip()).resolve()))
+    run = {
+        "FASTDB_REQUIRE_EXTENSIONS": "1",
+        "LD_PRELOAD": " ".join(libraries),
+        # What the interpreter and other extensions keep to their end is no leak of ours; pytest
+        # shall not handle the signals that tell where memory was misused.
+        "ASAN_OPTIONS": "detect_leaks=0:handle_segv=2:handle_abort=2",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+        "PYTHONMALLOC": "malloc",  # the interpreter's own allocator hides errors
+    }
+    where = session.posargs or [
+        *("tests/speedups", "tests/test_types.py", "tests/test_execute.py"),
+        *("tests/test_iterate.py", "tests/drivers/test_mysql_driver.py"),
+    ]
+    with session.chdir(folder):
+        session.run("python", "setup.py", "-q", "build_ext", "--inplace", env=build)
+        session.run("python", "-m", "pytest", *where, env=run)
+
+
+def find_interpreter(session: nox.Session, variable: str, names: list[str], test: str) -> str:
+    """Return the first interpreter of these that passes a test, or that a variable names."""
+    given = os.environ.get(variable)
+    tried = [given] if given else names
+    for name in tried:
+        path = shutil.which(name)
+        if path is not None:
+            done = subprocess.run([path, "-c", test], capture_output=True, check=False)
+            if done.returncode == 0:
+                return path
+    session.error(
+        f"there is no such interpreter; tried {', '.join(tried)}; install one, or name it in "
+        f"{variable}"
+    )
+
+
+def run_core_tests(session: nox.Session, interpreter: str, *options: str) -> None:
+    """Build the core for an interpreter, and run its tests there."""
+    folder = copy_checkout(session)
+    venv = folder.parent / "venv"
+    session.run(interpreter, "-m", "venv", "--clear", str(venv), external=True)
+    python = str(venv / "bin" / "python")
+    # SQLAlchemy's own extensions know neither how a debug build counts, nor always of threads.
+    # An interpreter that few use has no wheels of the newest hypothesis, which is no more pure.
+    kinds = ["--no-binary=SQLAlchemy", "--only-binary=hypothesis"]
+    pure = [*kinds, *core_requirements("mysql")]
+    install = [python, "-m", "pip", "install", "--quiet", *pure]
+    session.run(*install, env={"DISABLE_SQLALCHEMY_CEXT": "1"}, external=True)
+    build = [python, "setup.py", "-q", "build_ext", "--inplace"]
+    where = session.posargs or ["tests/speedups"]
+    env = {"FASTDB_REQUIRE_EXTENSIONS": "1"}
+    with session.chdir(folder):
+        session.run(*build, env=env, external=True)
+        pytest = [python, "-m", "pytest", "--backends=sqlite", *options, *where]
+        session.run(*pytest, env=env, external=True)
+
+
+@nox.session(python=False)
+def refcounts(session: nox.Session) -> None:
+    """Run the core's tests on a debug build of CPython, which counts references.
+
+    FASTDB_DEBUG_PYTHON names one; Debian has one, which root gets here.
+    """
+    names = ["python3-dbg", *[f"python3.{minor}-dbg" for minor in range(11, 16)]]
+    test = "import sys; sys.gettotalrefcount(); assert sys.version_info >= (3, 11)"
+    if "FASTDB_DEBUG_PYTHON" not in os.environ and not any(map(shutil.which, names)):
+        apt = shutil.which("apt-get")
+        if apt is not None and os.geteuid() == 0:
+            session.run(apt, "update", "-qq", external=True)
+            packages = ["python3-dbg", "python3-dev", "python3-venv"]
+            session.run(apt, "install", "-y", "-qq", *packages, external=True)
+    interpreter = find_interpreter(session, "FASTDB_DEBUG_PYTHON", names, test)
+    run_core_tests(session, interpreter)
+
+
+@nox.session(python=False)
+def freethreading(session: nox.Session) -> None:
+    """Run the core's tests on a free-threaded CPython, where threads run at the same time.
+
+    FASTDB_FREETHREADED_PYTHON names one.
+    """
+    names = [f"python3.{minor}t" for minor in range(13, 16)]
+    test = "import sysconfig; assert sysconfig.get_config_var('Py_GIL_DISABLED') == 1"
+    interpreter = find_interpreter(session, "FASTDB_FREETHREADED_PYTHON", names, test)
+    # 3.13 keeps classes for ever once there was a second thread; `refcounts` counts leaks better.
+    records = "tests/speedups/test_records.py"
+    left_out = ["--ignore=tests/speedups/test_leaks.py"]
+    left_out += [f"--deselect={records}::test_classes_are_bounded_and_collected"]
+    # A collection takes many times as long there.
+    run_core_tests(session, interpreter, *left_out, "-o", "faulthandler_timeout=600")
+
+
+@nox.session
 def wheels(session: nox.Session) -> None:
     """Build sdist and wheels, and run a copy of the suite against the installed wheel."""
     folder = Path(session.create_tmp())
@@ -90,7 +229,7 @@ def wheels(session: nox.Session) -> None:
     session.install(f"fastdb-sql[all] @ {wheel.resolve().as_uri()}")
     copy = folder / "copy"
     skipped = shutil.ignore_patterns("__pycache__")
-    for name in ("tests", "examples", "docs"):
+    for name in ("tests", "benchmarks", "examples", "docs"):
         if Path(name).is_dir():
             shutil.copytree(name, copy / name, ignore=skipped)
     for name in ("pyproject.toml", "README.md"):

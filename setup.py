@@ -14,6 +14,11 @@ from setuptools.command.build_ext import build_ext
 NONE = os.environ.get("FASTDB_NO_EXTENSIONS", "") not in ("", "0")
 REQUIRED = os.environ.get("FASTDB_REQUIRE_EXTENSIONS", "") not in ("", "0")
 
+# CFLAGS stands in place of Python's own flags in newer versions of setuptools, -O3 among them.
+FLAGS = ["-O3", "-fwrapv", "-DNDEBUG"]
+if sys.platform == "win32" or "-O" in os.environ.get("CFLAGS", ""):
+    FLAGS = []
+
 LOST = """
 *****************************************************************************************
 * fastdb: {names} could not be compiled (see above).
@@ -47,7 +52,12 @@ def extensions() -> list[Extension]:
 
     sources = sorted(Path("fastdb/_speedups").glob("*.pyx"))
     modules: list[Extension] = cythonize(
-        [Extension(".".join(path.with_suffix("").parts), [path.as_posix()]) for path in sources],
+        [
+            Extension(
+                ".".join(path.with_suffix("").parts), [path.as_posix()], extra_compile_args=FLAGS
+            )
+            for path in sources
+        ],
         build_dir="build/cython",
         language_level=3,
     )

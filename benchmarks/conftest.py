@@ -1,22 +1,42 @@
-"""Servers for the benchmarks, and where their results go."""
+"""Servers for the benchmarks, the way that operations are measured, and where results go.
+
+Everything that measures takes pytest-benchmark's fixture, so that its options choose among it, and
+its JSON has all of it.
+"""
 
 from __future__ import annotations
 
-import json
+import faulthandler
+import gc
 import os
 import secrets
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.operations import EITHER, Form, Loop, Measure, Operation
+from benchmarks.report import Section, machine, micro_tables, workload_tables, write_json
 from tests.databases import ServerDatabase, drop_databases
 from tests.servers import servers
+from tests.speedups.conftest import FORMS
 
-RESULTS = Path(__file__).parent.parent / ".benchmarks" / "workloads.json"
+#: How often both sides of an operation take turns.
+ROUNDS = 200
 
-reports = pytest.StashKey[list[dict[str, Any]]]()
+PACKAGES = ("SQLAlchemy", "aiosqlite", "asyncpg", "aiomysql", "PyMySQL", "pytest-benchmark")
+
+workload_results = pytest.StashKey[list[dict[str, Any]]]()
+micro_results = pytest.StashKey[list[dict[str, Any]]]()
+
+
+@pytest.fixture(autouse=True)
+def unhurried() -> None:
+    """Turn off what ends a test that hangs: it would end a long measurement, too."""
+    faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(scope="session")
@@ -42,36 +62,94 @@ def empty_database(dialect: str, request: pytest.FixtureRequest, tmp_path: Path)
 
 
 @pytest.fixture
-def report(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
-    """Return the list that takes what was measured."""
-    return request.config.stash.setdefault(reports, [])
+def report_workloads(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
+    """Return the list that takes what the workloads gave."""
+    return request.config.stash.setdefault(workload_results, [])
+
+
+@pytest.fixture
+def report_micro(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
+    """Return the list that takes what everything else gave."""
+    return request.config.stash.setdefault(micro_results, [])
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the operations of a module, each in the forms that there are."""
+    if {"operation", "form"} <= set(metafunc.fixturenames):
+        pairs = [
+            pytest.param(operation, form, id=f"{operation.name}-{form}")
+            for operation in metafunc.module.OPERATIONS
+            for form in operation.forms
+            if form in (*FORMS, EITHER)
+        ]
+        metafunc.parametrize(("operation", "form"), pairs)
+
+
+@pytest.fixture
+def measure(benchmark: Any, report_micro: list[dict[str, Any]]) -> Measure:
+    """Return what measures an operation and its floor, in rounds that take turns."""
+
+    def measure(subject: str, operation: Operation, name: str) -> None:
+        with ExitStack() as closing:
+            form = Form(name, closing)
+            ours, floor = operation.ours(form), operation.floor(form)
+            floor_times: list[float] = []
+
+            def take_turns() -> tuple[tuple[Iterable[Any]], dict[str, Any]]:
+                gc.collect()
+                floor_times.append(timed(floor, operation.inputs(operation.turns)))
+                return (operation.inputs(operation.turns),), {}
+
+            benchmark.group = f"{subject}, {operation.turns * operation.size:,} times"
+            # Only what the rounds leave behind is collected, and only between them.
+            gc.freeze()
+            gc.disable()
+            closing.callback(gc.unfreeze)
+            closing.callback(gc.enable)
+            benchmark.pedantic(ours, setup=take_turns, rounds=ROUNDS, warmup_rounds=1)
+        if benchmark.stats is None:  # --benchmark-disable
+            return
+        times = operation.turns * operation.size
+        seconds = benchmark.stats.stats.min / times
+        floor_seconds = min(floor_times[1:]) / times  # the first round warmed up
+        result = {
+            "subject": subject,
+            "operation": operation.name,
+            "form": name,
+            "seconds": seconds,
+            "floor": operation.floor_name,
+            "floor_seconds": floor_seconds,
+            "ratio": seconds / floor_seconds,
+            "wanted_seconds": operation.wanted_seconds,
+            "wanted_ratio": operation.wanted_ratio,
+        }
+        benchmark.extra_info |= result
+        report_micro.append(result)
+
+    return measure
+
+
+def timed(loop: Loop, inputs: Iterable[Any]) -> float:
+    """Return how long the loop takes, in seconds."""
+    began = time.perf_counter()
+    loop(inputs)
+    return time.perf_counter() - began
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Print the table, and write the JSON."""
-    measured = config.stash.get(reports, [])
-    if not measured:
-        return
-    order = ["sqlite", "postgresql", "mysql"]
-    measured.sort(key=lambda each: (order.index(each["dialect"]), each["form"]))
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(measured, indent=1))
-    for kind, title in (("wall", "time"), ("cpu", "CPU time of the client")):
-        terminalreporter.section(f"fastdb ÷ bare driver, best of rounds: {title}")
-        for line in table(measured, kind):
+    """Print the tables, and write the JSON."""
+    workloads, micro = config.stash.get(workload_results, []), config.stash.get(micro_results, [])
+    paths = []
+    sections: list[Section] = []
+    if workloads:
+        sections += workload_tables(workloads)
+        paths.append(write_json("workloads", workloads))
+    if micro:
+        sections += micro_tables(micro)
+        paths.append(write_json("micro", {"machine": machine(*PACKAGES), "results": micro}))
+    for title, lines in sections:
+        terminalreporter.section(title)
+        for line in lines:
             terminalreporter.write_line(line)
-    terminalreporter.write_line(f"written to {os.path.relpath(RESULTS)}")
-
-
-def table(measured: list[dict[str, Any]], kind: str) -> list[str]:
-    """Return the ratios of ``wall`` or ``cpu`` as the lines of a Markdown table."""
-    columns = [f"{each['dialect']}, {each['form']}" for each in measured]
-    cells: dict[str, dict[str, str]] = {}
-    for column, each in zip(columns, measured, strict=True):
-        for result in each["results"]:
-            row = cells.setdefault(f"{result['case']} {result['title']}", {})
-            row[column] = f"{result[f'{kind}_ratio']:.2f}"
-    lines = [f"| workload | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}"]
-    for title, row in cells.items():
-        lines.append(f"| {title} | {' | '.join(row.get(column, '') for column in columns)} |")
-    return lines
+    for path in paths:
+        terminalreporter.write_line(f"written to {os.path.relpath(path)}")

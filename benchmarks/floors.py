@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -10,6 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = ["Floor", "connect_floor"]
+
+#: As fastdb's pool by default. One more connection is held, for W2h.
+POOL_SIZE = 10
 
 
 class Floor(ABC):
@@ -30,8 +34,8 @@ class Floor(ABC):
         """Return one row on a connection that is held."""
 
     @abstractmethod
-    async def fetch_all(self, sql: str) -> Sequence[Any]:
-        """Return every row, of the kind that reads its columns by name."""
+    async def fetch_all(self, sql: str, *, by_name: bool) -> Sequence[Any]:
+        """Return every row; with `by_name`, of the kind that reads its columns by name."""
 
     @abstractmethod
     async def insert(self, sql: str, args: Sequence[Any]) -> Any:
@@ -67,7 +71,6 @@ class Aiosqlite(Floor):
         import aiosqlite
 
         connection = await aiosqlite.connect(urlsplit(url).path.removeprefix("/"))
-        connection.row_factory = aiosqlite.Row
         for pragma in pragmas:
             await connection.execute(pragma)
         return cls(connection)
@@ -78,8 +81,10 @@ class Aiosqlite(Floor):
 
     fetch_one_held = fetch_one
 
-    async def fetch_all(self, sql: str) -> Sequence[Any]:
+    async def fetch_all(self, sql: str, *, by_name: bool) -> Sequence[Any]:
         async with self.connection.execute(sql) as cursor:
+            if by_name:
+                cursor.row_factory = sqlite3.Row
             rows: Sequence[Any] = await cursor.fetchall()
             return rows
 
@@ -124,7 +129,7 @@ class Asyncpg(Floor):
         """Open a pool."""
         import asyncpg
 
-        pool = await asyncpg.create_pool(url, min_size=1, max_size=10)
+        pool = await asyncpg.create_pool(url, min_size=1, max_size=POOL_SIZE + 1)
         return cls(pool, await pool.acquire())
 
     async def fetch_one(self, sql: str, args: Sequence[Any]) -> Any:
@@ -133,7 +138,7 @@ class Asyncpg(Floor):
     async def fetch_one_held(self, sql: str, args: Sequence[Any]) -> Any:
         return await self.held.fetchrow(sql, *args)
 
-    async def fetch_all(self, sql: str) -> Sequence[Any]:
+    async def fetch_all(self, sql: str, *, by_name: bool) -> Sequence[Any]:
         rows: Sequence[Any] = await self.pool.fetch(sql)
         return rows
 
@@ -160,7 +165,7 @@ class Asyncpg(Floor):
 
 
 class Aiomysql(Floor):
-    """A pool of aiomysql; ``DictCursor`` where columns are read by name."""
+    """A pool of aiomysql; ``DictCursor`` for results of many rows."""
 
     placeholder = "%s"
 
@@ -177,7 +182,7 @@ class Aiomysql(Floor):
         parts = urlsplit(url)
         pool = await aiomysql.create_pool(
             minsize=1,
-            maxsize=10,
+            maxsize=POOL_SIZE + 1,
             host=parts.hostname,
             port=parts.port or 3306,
             user=unquote(parts.username or "root"),
@@ -198,7 +203,8 @@ class Aiomysql(Floor):
             await cursor.execute(sql, args)
             return await cursor.fetchone()
 
-    async def fetch_all(self, sql: str) -> Sequence[Any]:
+    async def fetch_all(self, sql: str, *, by_name: bool) -> Sequence[Any]:
+        # Where many rows are read, its users take dicts, even to pass them on unread.
         from aiomysql import DictCursor
 
         async with self.pool.acquire() as connection, connection.cursor(DictCursor) as cursor:

@@ -1,14 +1,13 @@
 """The workloads: what an application does, with fastdb and with the bare driver.
 
-Each pair does the same work on the same table, of six columns: an integer key, text, an integer,
-a boolean, a float and a datetime. Core expressions are built afresh at each call, as services do,
-unless the title says otherwise.
+Each pair does the same work on the same tables, those of :mod:`benchmarks.tables`. Core expressions
+are built afresh at each call, as services do, unless the title says otherwise.
 """
 
 from __future__ import annotations
 
-import datetime
-import operator
+import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,62 +15,33 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.schema import CreateTable, DropTable
 
+from benchmarks.tables import (
+    COLUMNS,
+    TYPED_COLUMNS,
+    by_attribute,
+    by_name,
+    converted_by_hand,
+    read_table,
+    typed_by_attribute,
+    typed_table,
+    values_of,
+    write_table,
+)
+
 if TYPE_CHECKING:
     import fastdb
     from benchmarks.floors import Floor
 
-__all__ = ["CASES", "Case", "Setting", "make_tables"]
+__all__ = ["CASES", "SELECT", "Case", "Setting"]
 
-ROWS = 10_000
+#: How many tasks share a pool of ten connections.
+TASKS = 50
 
-metadata = sa.MetaData()
-
-
-def _table(name: str) -> sa.Table:
-    return sa.Table(
-        name,
-        metadata,
-        sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("title", sa.String(100), nullable=False),
-        sa.Column("score", sa.Integer, nullable=False),
-        sa.Column("done", sa.Boolean, nullable=False),
-        sa.Column("ratio", sa.Float(53), nullable=False),
-        sa.Column("made", sa.DateTime, nullable=False),
-    )
-
-
-read_table = _table("bench_read")
-write_table = _table("bench_write")
-COLUMNS = tuple(read_table.c.keys())
 BY_KEY = read_table.select().where(read_table.c.id == sa.bindparam("key"))
 SELECT = f"SELECT {', '.join(COLUMNS)} FROM bench_read"
+TYPED_SELECT = f"SELECT {', '.join(TYPED_COLUMNS)} FROM bench_typed"
 INSERT = f"INSERT INTO bench_write ({', '.join(COLUMNS[1:])}) VALUES "
 RAW_INSERT = f"{INSERT}(:{', :'.join(COLUMNS[1:])})"
-
-
-def values_of(n: int) -> dict[str, Any]:
-    """Return row `n`, without its key."""
-    return {
-        "title": f"title of row {n}",
-        "score": n % 100,
-        "done": n % 2 == 0,
-        "ratio": n / 7,
-        "made": datetime.datetime(2025, 1, 1) + datetime.timedelta(seconds=n),
-    }
-
-
-#: Read every column of a record by attribute, and of a driver's row by name.
-by_attribute = operator.attrgetter(*COLUMNS)
-by_name = operator.itemgetter(*COLUMNS)
-
-
-async def make_tables(database: fastdb.Database) -> None:
-    """Make both tables, and fill the one that is read."""
-    for table in metadata.sorted_tables:
-        await database.execute(CreateTable(table))
-    await database.execute_many(
-        read_table.insert(), ({"id": n, **values_of(n)} for n in range(1, ROWS + 1))
-    )
 
 
 @dataclass(frozen=True)
@@ -109,7 +79,7 @@ class Setting:
         await self.database.execute(CreateTable(write_table))
 
 
-Work = Callable[[Setting, int], Awaitable[None]]
+Work = Callable[[Setting, int], Awaitable[list[float] | None]]
 
 
 @dataclass(frozen=True)
@@ -120,8 +90,8 @@ class Case:
         name: Such as ``W1``.
         title: What is done.
         count: How often in one round.
-        ours: Does it `count` times with fastdb.
-        floor: Does it `count` times with the bare driver.
+        ours: Does it `count` times with fastdb; may return how long each took, in seconds.
+        floor: Does it `count` times with the bare driver; returns the like.
         writes: Whether the table that is written is emptied before each round.
     """
 
@@ -175,6 +145,40 @@ async def bare_row_held(setting: Setting, count: int) -> None:
         await setting.floor.fetch_one_held(sql, (n,))
 
 
+# -- many tasks
+
+
+async def in_tasks(query: Callable[[int], Awaitable[Any]], count: int) -> list[float]:
+    """Run `count` queries in `TASKS` tasks; return how long each took, waiting included."""
+    latencies: list[float] = []
+
+    async def work(first: int) -> None:
+        for n in range(first, count + 1, TASKS):
+            began = time.perf_counter()
+            await query(n)
+            latencies.append(time.perf_counter() - began)
+
+    async with asyncio.TaskGroup() as group:
+        for first in range(1, TASKS + 1):
+            group.create_task(work(first))
+    return latencies
+
+
+async def core_row_in_tasks(setting: Setting, count: int) -> list[float]:
+    """W9."""
+
+    def query(n: int) -> Awaitable[Any]:
+        return setting.database.fetch_one(read_table.select().where(read_table.c.id == n))
+
+    return await in_tasks(query, count)
+
+
+async def bare_row_in_tasks(setting: Setting, count: int) -> list[float]:
+    """W9."""
+    sql = setting.bare_sql(f"{SELECT} WHERE id = ", 1)
+    return await in_tasks(lambda n: setting.floor.fetch_one(sql, (n,)), count)
+
+
 # -- many rows
 
 
@@ -210,12 +214,28 @@ def bare_rows(limit: int, *, read: bool) -> Work:
 
     async def work(setting: Setting, count: int) -> None:
         for _ in range(count):
-            rows = await setting.floor.fetch_all(f"{SELECT} WHERE id <= {limit}")
+            sql = f"{SELECT} WHERE id <= {limit}"
+            rows = await setting.floor.fetch_all(sql, by_name=read)
             if read:
                 for row in rows:
                     by_name(row)
 
     return work
+
+
+async def typed_rows(setting: Setting, count: int) -> None:
+    """W4t."""
+    for _ in range(count):
+        for record in await setting.database.fetch_all(typed_table.select()):
+            typed_by_attribute(record)
+
+
+async def bare_typed_rows(setting: Setting, count: int) -> None:
+    """W4t."""
+    convert = converted_by_hand(setting.dialect)
+    for _ in range(count):
+        for row in await setting.floor.fetch_all(TYPED_SELECT, by_name=True):
+            convert(row)
 
 
 async def iterate(setting: Setting, count: int) -> None:
@@ -302,6 +322,13 @@ CASES = (
     ),
     Case(
         "W3-10k",
+        "fetch_all, 10,000 rows, Core",
+        1,
+        core_rows(10_000, read=False),
+        bare_rows(10_000, read=False),
+    ),
+    Case(
+        "W3-10k-raw",
         "fetch_all, 10,000 rows, raw SQL",
         1,
         raw_rows(10_000, read=False),
@@ -321,6 +348,7 @@ CASES = (
         raw_rows(1_000, read=True),
         bare_rows(1_000, read=True),
     ),
+    Case("W4t", "1,000 typed rows, every column read, Core", 5, typed_rows, bare_typed_rows),
     Case("W5", "execute, one Core insert", 50, core_insert, bare_insert, writes=True),
     Case(
         "W6", "execute_many, 1,000 rows, Core", 1, core_insert_many, bare_insert_many, writes=True
@@ -335,4 +363,5 @@ CASES = (
     ),
     Case("W7", "iterate, 10,000 rows", 1, iterate, bare_iterate),
     Case("W8", "transaction with one insert", 50, raw_transaction, bare_transaction, writes=True),
+    Case("W9", "fetch_one by key in 50 tasks, Core", 1000, core_row_in_tasks, bare_row_in_tasks),
 )

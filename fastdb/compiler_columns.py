@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from fastdb.compiler_converters import result_converter
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["ResultColumns", "own_columns", "result_columns", "unlabelled"]
+__all__ = ["ResultColumns", "result_columns", "unlabelled"]
 
 #: Tuples of names for which converters are kept.
 _MAX_CONVERTERS = 64
@@ -27,13 +29,18 @@ class ResultColumns:
         #: Every column is one of a Table: an equal expression has the very same columns.
         self.plain = all(_is_table_column(entry) for entry in entries)
 
-    def for_columns(self, own: Callable[[], Sequence[Any] | None]) -> ResultColumns:
-        """Return the same for an equal expression, whose columns in order `own` tells."""
+    def for_query(self, query: Any, *, at_once: bool) -> ResultColumns:
+        """Return the same for an equal expression, which has columns of its own.
+
+        Args:
+            query: The statement.
+            at_once: Look at its columns now, so as not to keep the statement alive.
+        """
         columns = ResultColumns.__new__(ResultColumns)
         columns._entries = self._entries
         columns._ordered = self._ordered
         columns._dialect = self._dialect
-        columns._own = own
+        columns._own = _own_columns(query, at_once)
         columns._converters = self._converters
         columns.plain = self.plain
         return columns
@@ -57,7 +64,7 @@ class ResultColumns:
         else:
             return known
         found: list[Callable[[Any], Any] | None] = [
-            None if entry is None else entry.type._cached_result_processor(self._dialect, None)
+            None if entry is None else result_converter(entry.type, self._dialect)
             for entry in self._matched(names)
         ]
         known = found if any(converter is not None for converter in found) else None
@@ -91,7 +98,7 @@ class _Locator:
 
     def _work_out(self) -> dict[Any, int]:
         positions: dict[Any, int] = {}
-        lineage = self._lineage
+        lineage: list[tuple[Any, int]] = []
         matched = self._matched(self._names)
         for place, entry in enumerate(matched):
             if entry is not None:
@@ -105,9 +112,12 @@ class _Locator:
                     positions.setdefault(element, place)
                     lineage.append((element, place))
         bound = {place for column, place in lineage if getattr(column, "table", None) is not None}
+        by_name: dict[str, int | None] = {}
         for place, name in enumerate(self._names):
             if place not in bound:
-                self._by_name[name] = None if name in self._by_name else place
+                by_name[name] = None if name in by_name else place
+        # Whoever finds the positions finds all of it: records are shared by threads.
+        self._lineage, self._by_name = lineage, by_name
         self._positions = positions
         return positions
 
@@ -139,9 +149,13 @@ class _Locator:
 
 def _is_table_column(entry: Any) -> bool:
     from sqlalchemy.schema import Column, Table
+    from sqlalchemy.sql.elements import ColumnElement
 
-    first = entry.objects[0] if entry.objects else None
-    return type(first) is Column and isinstance(first.table, Table)
+    # Of `-table.c.x`, too, the first one is the table's.
+    columns = [each for each in entry.objects if isinstance(each, ColumnElement)]
+    return bool(columns) and all(
+        type(column) is Column and isinstance(column.table, Table) for column in columns
+    )
 
 
 def unlabelled(column: Any) -> list[Any]:
@@ -174,13 +188,8 @@ def result_columns(compiled: Any, dialect: Any) -> ResultColumns | None:
     return ResultColumns(entries, ordered, dialect)
 
 
-def own_columns(query: Any, at_once: bool) -> Callable[[], Sequence[Any] | None]:
-    """Return a function that tells the columns of a statement as its author knows them, in order.
-
-    Args:
-        query: The statement.
-        at_once: Look now, so that the function does not keep the statement alive.
-    """
+def _own_columns(query: Any, at_once: bool) -> Callable[[], Sequence[Any] | None]:
+    """Return a function that tells the columns of a statement, in order."""
     if not at_once:
         return lambda: _selected(query)
     columns = _selected(query)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -124,8 +125,8 @@ class CompiledExpression:
         "_by_length",
         "_compiled",
         "_fallback_sources",
-        "_given",
         "_null_key",
+        "_processors",
         "collected",
         "defaults",
         "dialect",
@@ -144,7 +145,6 @@ class CompiledExpression:
         self.dialect = dialect
         self.result = result_columns(compiled, dialect)
         self.variant = Variant(_parts(compiled.string, lexical, compiled, extras, self.result))
-        self._given = extras.given
         self._fallback_sources = extras.fallback_sources
         self._null_key: Variant | None = None
         self._by_length: dict[Any, Expansion] = {}
@@ -155,6 +155,7 @@ class CompiledExpression:
         self.given_slots: tuple[int, ...] | None = None
         if not hasattr(compiled, "positiontup"):  # DDL has no parameters
             self.slots: tuple[Slot, ...] = ()
+            self._processors: tuple[tuple[int, Callable[[Any], Any]], ...] = ()
             self.order: tuple[int, ...] | None = None
             self.takes: tuple[str, ...] = ()
             self.expanding: frozenset[str] = frozenset()
@@ -185,11 +186,16 @@ class CompiledExpression:
         self.order = (
             None if positions == distinct else tuple(distinct.index(name) for name in positions)
         )
+        self._processors = tuple(
+            (place, slot.processor)
+            for place, slot in enumerate(self.slots)
+            if slot.processor is not None
+        )
         self.defaults = tuple(_defaults(compiled, distinct))
         self.takes = tuple(dict.fromkeys(slot.key for slot in self.slots if slot.key is not None))
-        if self._given is not None:
+        if extras.given is not None:
             self.given_slots = tuple(
-                -1 if name is None else distinct.index(name) for name in self._given
+                -1 if name is None else distinct.index(name) for name in extras.given
             )
         if self.expanding or self.literal or any(each.function for each in self.defaults):
             self._compiled = compiled
@@ -212,49 +218,49 @@ class CompiledExpression:
             MissingParameterError: A parameter has no value.
             UnknownParameterError: A value has no parameter.
         """
-        raw: dict[str, Any] = {}
+        raw: list[Any] = []
         used = 0
         if collected is None:
             collected = self.collected
         for name, key, position, bind, _, required, _ in self.slots:
             if key is not None:
                 if values is not None and key in values:
-                    raw[name] = values[key]
+                    raw.append(values[key])
                     used += 1
                     continue
                 if collected and key in collected:
-                    raw[name] = collected[key]
+                    raw.append(collected[key])
                     continue
             if required:
                 raise missing_parameter(key or name, self.takes)
             source = bind if position < 0 or extracted is None else extracted[position]
-            raw[name] = source.effective_value
+            raw.append(source.effective_value)
         if values is not None and used < len(values):
             unknown = [key for key in values if key not in self.takes]
             if unknown:
                 raise unknown_parameters(unknown, self.takes)
         if self.defaults:
-            raw = dict(zip(raw, self.with_defaults(list(raw.values())), strict=True))
+            raw = self.with_defaults(raw)
         given = None
         variant = self.variant
-        if self._given is not None:
-            given = tuple(
-                [MISSING if name is None else raw.get(name, MISSING) for name in self._given]
-            )
-            if any(value is None for value in given):
+        if self.given_slots is not None:
+            given = tuple([MISSING if place < 0 else raw[place] for place in self.given_slots])
+            if None in given and any(value is None for value in given):
                 given, variant = self.without_null(given)
         if self.expanding or self.literal:
-            expanded, args = self._expanded(raw)
+            names = [slot.name for slot in self.slots]
+            expanded, args = self._expanded(dict(zip(names, raw, strict=True)))
             return expanded, args, given
-        processed = [
-            raw[slot.name]
-            if slot.processor is None
-            else _processed(slot.processor, raw[slot.name], slot.bind, slot.key or slot.name)
-            for slot in self.slots
-        ]
+        for place, processor in self._processors:
+            value = raw[place]
+            try:
+                raw[place] = processor(value)
+            except Exception as exc:
+                slot = self.slots[place]
+                refuse_value(exc, value, slot.bind, slot.key or slot.name)
         if self.order is not None:
-            return variant, tuple([processed[place] for place in self.order]), given
-        return variant, tuple(processed), given
+            return variant, tuple([raw[place] for place in self.order]), given
+        return variant, tuple(raw), given
 
     def without_null(self, given: tuple[Any, ...]) -> tuple[tuple[Any, ...], Variant]:
         """Return the key and SQL for a NULL in a key column: the server then makes the key."""
@@ -306,7 +312,9 @@ class CompiledExpression:
         if expansion is None:
             expansion = self.expansion(raw)
             if len(self._by_length) >= MAX_EXPANSIONS:
-                self._by_length.pop(next(iter(self._by_length)))
+                # Another thread may have been quicker, or be adding one.
+                with contextlib.suppress(RuntimeError, StopIteration):
+                    self._by_length.pop(next(iter(self._by_length)), None)
             self._by_length[key] = expansion
         binds = self._compiled.binds
         args: list[Any] = []
@@ -415,11 +423,11 @@ def _bind_indexes(compiled: Any) -> dict[Any, int]:
     if compiled.cache_key is None or compiled._cache_key_bind_match is None:
         return {}
     match = compiled._cache_key_bind_match[0]
-    return {
-        bind: index
-        for index, original in enumerate(compiled.cache_key[1])
-        for bind in match[original]
-    }
+    originals = compiled.cache_key[1]
+    indexes = {bind: index for index, original in enumerate(originals) for bind in match[original]}
+    # Of several binds of one name SQLAlchemy counts each as what the others were copied to, too.
+    indexes.update((original, index) for index, original in enumerate(originals))
+    return indexes
 
 
 class DefaultContext:

@@ -1,10 +1,19 @@
-"""Tell expressions apart that SQLAlchemy compiles to different SQL, and no others."""
+"""Tell expressions apart that SQLAlchemy compiles to different SQL, and no others.
+
+Imported when the first expression comes; only then, as SQLAlchemy is imported with it.
+"""
 
 from __future__ import annotations
 
 from inspect import getattr_static
 from types import MemberDescriptorType
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.schema import Table
+from sqlalchemy.sql.cache_key import CacheKey
+from sqlalchemy.sql.dml import Insert
+from sqlalchemy.sql.elements import BindParameter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -37,15 +46,27 @@ class Fingerprint(NamedTuple):
     cache_key: Any
 
 
+_INSERTS = frozenset((Insert, mysql.Insert, postgresql.Insert, sqlite.Insert))
+
+#: Elements inside each other of which a fingerprint is taken. What SQLAlchemy does with them is
+#: recursive, compiled in part: it would overflow the C stack.
+DEEPEST = 200
+
+
 def fingerprint(query: Any) -> Fingerprint | None:
     """Return the fingerprint of an expression, or None where there is none to rely on."""
+    if type(query) in _INSERTS and len(query.__dict__) == 1:
+        # It has a table and nothing else.
+        return Fingerprint((type(query), query.table), (), None, cache_key_of([]))
     generate = getattr(query, "_generate_cache_key", None)
     if generate is None:
+        return None
+    types = _telling_types(query)
+    if types is None:
         return None
     cache_key = generate()
     if cache_key is None:
         return None
-    types = _telling_types(query)
     schemas = query.get_execution_options().get("schema_translate_map")
     # SQLAlchemy's key does not tell these of a bind, though the SQL or the binding differs.
     flags = tuple(
@@ -64,36 +85,48 @@ def fingerprint(query: Any) -> Fingerprint | None:
     return Fingerprint(key, cache_key.bindparams, collected or None, cache_key)
 
 
-def _telling_types(query: Any) -> tuple[Any, ...]:
-    """Return the types of an expression that SQLAlchemy's key does not tell apart.
+def _telling_types(query: Any) -> tuple[Any, ...] | None:
+    """Return the types and names of an expression that SQLAlchemy's key does not tell apart.
+
+    None stands for an expression that is nested too deep.
 
     Its key of a type is made of the constructor's arguments; variants and whatever else an object
     carries are not in it. Types of a few well-known classes without variants are described in full
     by it, and a Table's columns by the Table's identity; any other type stands for itself.
     """
-    from sqlalchemy.schema import Table
-    from sqlalchemy.sql.elements import BindParameter
-
     found: list[Any] = []
-    waiting = [query]
+    visited = depth = 0
+    level = [query]
     # What SQLAlchemy's visitors do, but for the elements that have nothing below them.
-    while waiting:
-        element = waiting.pop()
-        if type(element) is Table:
-            continue
-        attributes = element.__dict__
-        type_ = attributes.get("type")
-        if type_ is not None:
-            if isinstance(attributes.get("table"), Table):
+    while level:
+        if depth > DEEPEST:
+            return None
+        depth += 1
+        below: list[Any] = []
+        for element in level:
+            if type(element) is Table:
                 continue
-            _collect_types(type_, found)
-            if type(element) is BindParameter:
-                continue
-        valued = attributes.get("_tableval_type")
-        if valued is not None:
-            for column in valued._elements:
-                _collect_types(column.type, found)
-        waiting.extend(element.get_children())
+            attributes = element.__dict__
+            visited += 1
+            type_ = attributes.get("type")
+            if type_ is not None:
+                if isinstance(attributes.get("table"), Table):
+                    continue
+                _collect_types(type_, found)
+                if type(element) is BindParameter:
+                    continue
+            # Of two equal names one may be quoted whatever it is.
+            for name in (attributes.get("name"), attributes.get("schema")):
+                if name is not None and type(name) is not str:
+                    quote = getattr(name, "quote", None)
+                    if quote is not None:
+                        found.append((visited, quote))
+            valued = attributes.get("_tableval_type")
+            if valued is not None:
+                for column in valued._elements:
+                    _collect_types(column.type, found)
+            below.extend(element.get_children())
+        level = below
     return tuple(found)
 
 
@@ -121,7 +154,6 @@ def simple_types() -> frozenset[type]:
     if _simple_types is not None:
         return _simple_types
     from sqlalchemy import types
-    from sqlalchemy.dialects import mysql, postgresql, sqlite
 
     names = frozenset(
         {"BIGINT", "BINARY", "BLOB", "BOOLEAN", "BigInteger", "Boolean", "CHAR", "CLOB", "DATE"}
@@ -242,8 +274,6 @@ def type_token(type_: Any) -> Any:
 
 def cache_key_of(binds: list[Any]) -> Any:
     """Return a key for SQLAlchemy's compiler, which wants to know the binds in their order."""
-    from sqlalchemy.sql.cache_key import CacheKey
-
     make: Any = CacheKey
     return make(("fastdb",), binds, *([None] * (len(CacheKey._fields) - 2)))
 

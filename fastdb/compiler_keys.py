@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from sqlalchemy.sql.elements import ClauseElement
+
 from fastdb.compiler_columns import unlabelled
 from fastdb.compiler_parts import MISSING
 
@@ -38,8 +40,6 @@ class Extras(NamedTuple):
 
 def is_expression(value: Any) -> bool:
     """Return whether a value is a SQL expression rather than a value to bind."""
-    from sqlalchemy.sql.elements import ClauseElement
-
     return isinstance(value, ClauseElement) or hasattr(value, "__clause_element__")
 
 

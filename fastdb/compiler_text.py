@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import datetime
-import decimal
-import uuid
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from fastdb.compiler_parts import PlanParts, check_values, missing_parameter, unknown_parameters
+from fastdb.exceptions import EmptyQueryError
+from fastdb.sql_text import classify, is_blank, render
 
 if TYPE_CHECKING:
+    import datetime
     from collections.abc import Callable, Mapping
 
-__all__ = ["CompiledText", "sqlite_argument"]
+    from fastdb.sql_text import Lexical
+
+__all__ = ["CompiledText", "compile_text", "sqlite_argument"]
 
 
 class CompiledText:
@@ -49,7 +52,8 @@ class CompiledText:
             if self.names:
                 raise missing_parameter(self.names[0], self.takes)
             return ()
-        check_values(values)
+        if type(values) is not dict:
+            check_values(values)
         for name in self.takes:
             if name not in values:
                 raise missing_parameter(name, self.takes)
@@ -63,9 +67,61 @@ class CompiledText:
         return tuple([adapt(values[name]) for name in self.names])
 
 
-# sqlite3 knows no dates, decimals and UUIDs; these are the forms in which SQLAlchemy stores them,
-# so that rows written by raw SQL and by expressions compare.
-_SQLITE_EPOCH = datetime.datetime(1970, 1, 1)
+def compile_text(sql: str, lexical: Lexical, paramstyle: str) -> CompiledText:
+    """Compile SQL text; see :meth:`fastdb.compiler.Compiler.compile_text`."""
+    kind = classify(sql, lexical)
+    if not kind.verb and is_blank(sql, lexical):
+        raise EmptyQueryError("the query is empty; it holds no statement")
+    rendered = render(sql, lexical, paramstyle)
+    parts = PlanParts(
+        rendered.sql,
+        kind.verb,
+        kind.kind,
+        kind.returning,
+        False,
+        kind.kind == "select" or kind.returning,
+        kind.changes_session,
+        kind.implicit_commit,
+        False,
+        None,
+        None,
+    )
+    adapt = sqlite_argument if lexical.dialect == "sqlite" else None
+    return CompiledText(parts, rendered.names, adapt)
+
+
+_SQLITE_NATIVE = frozenset({str, int, float, bool, bytes, type(None)})
+
+
+def sqlite_argument(value: Any) -> Any:
+    """Return a value in the form in which sqlite3 takes it."""
+    if type(value) in _SQLITE_NATIVE:
+        return value
+    form = _sqlite_forms().get(type(value))
+    return value if form is None else form(value)
+
+
+@cache
+def _sqlite_forms() -> dict[type, Callable[[Any], Any]]:
+    """Return the forms in which SQLAlchemy stores what sqlite3 does not know.
+
+    So rows that were written by raw SQL and by expressions compare.
+    """
+    import datetime
+    import decimal
+    import uuid
+
+    epoch = datetime.datetime(1970, 1, 1)
+    return {
+        datetime.datetime: _sqlite_datetime,
+        datetime.date: lambda value: f"{value.year:04d}-{value.month:02d}-{value.day:02d}",
+        datetime.time: lambda value: (
+            f"{value.hour:02d}:{value.minute:02d}:{value.second:02d}.{value.microsecond:06d}"
+        ),
+        datetime.timedelta: lambda value: _sqlite_datetime(epoch + value),
+        decimal.Decimal: float,
+        uuid.UUID: lambda value: value.hex,
+    }
 
 
 def _sqlite_datetime(value: datetime.datetime) -> str:
@@ -73,21 +129,3 @@ def _sqlite_datetime(value: datetime.datetime) -> str:
         f"{value.year:04d}-{value.month:02d}-{value.day:02d} "
         f"{value.hour:02d}:{value.minute:02d}:{value.second:02d}.{value.microsecond:06d}"
     )
-
-
-_SQLITE_FORMS: dict[type, Callable[[Any], Any]] = {
-    datetime.datetime: _sqlite_datetime,
-    datetime.date: lambda value: f"{value.year:04d}-{value.month:02d}-{value.day:02d}",
-    datetime.time: lambda value: (
-        f"{value.hour:02d}:{value.minute:02d}:{value.second:02d}.{value.microsecond:06d}"
-    ),
-    datetime.timedelta: lambda value: _sqlite_datetime(_SQLITE_EPOCH + value),
-    decimal.Decimal: float,
-    uuid.UUID: lambda value: value.hex,
-}
-
-
-def sqlite_argument(value: Any) -> Any:
-    """Return a value in the form in which sqlite3 takes it."""
-    form = _SQLITE_FORMS.get(type(value))
-    return value if form is None else form(value)

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from fastdb.drivers.base import TransactionOptions, to_its_end
+from fastdb.drivers.base import DEFAULT_OPTIONS, to_its_end
 from fastdb.exceptions import DatabaseError, NotConnectedError, TransactionError
+from fastdb.iteration import iterate
+from fastdb.lease import Lease
 from fastdb.queries import (
     Queries,
     check_batch_size,
     limited,
-    note_session,
     run_query,
     time_limit,
 )
@@ -30,30 +32,12 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from fastdb._speedups import Record
-    from fastdb.drivers.base import DriverConnection, DriverCursor
-    from fastdb.pool import Pool
+    from fastdb.drivers.base import DriverConnection
     from fastdb.queries import Finish, Query, Services, Values
 
 __all__ = ["Connection"]
 
 logger = logging.getLogger("fastdb")
-
-
-class Holder:
-    """Who leases a driver connection. The pool keeps this, not the Connection.
-
-    So a Connection that nobody refers to any more is collected, and gives its lease back.
-    """
-
-    __slots__ = ("name",)
-
-    def __init__(self, name: str) -> None:
-        """Name the task."""
-        self.name = name
-
-    def __str__(self) -> str:
-        """Name the task."""
-        return f"task {self.name!r}"
 
 
 class Connection(Queries):
@@ -66,12 +50,8 @@ class Connection(Queries):
 
     __slots__ = (
         "__weakref__",
-        "_acquiring",
-        "_driver_connection",
         "_entered",
-        "_holder",
-        "_holds",
-        "_pool",
+        "_lease",
         "_services",
         "_turns",
     )
@@ -79,26 +59,22 @@ class Connection(Queries):
     def __init__(self, services: Services) -> None:
         """Make a connection that holds nothing yet."""
         self._services = services
-        self._pool: Pool | None = None
-        self._driver_connection: DriverConnection | None = None
-        self._holds = 0
         self._entered = 0
-        self._acquiring: asyncio.Lock | None = None
         self._turns = Turns(services.settings.acquire_timeout, services._waiting)
         task = current_task()
-        self._holder = Holder(task.get_name() if task is not None else "no task")
+        self._lease = Lease(services, task.get_name() if task is not None else "no task")
 
     def __repr__(self) -> str:
         """Show whose connection it is and what is open on it."""
-        state = "holding" if self._driver_connection is not None else "idle"
+        state = "holding" if self._lease.connection is not None else "idle"
         count = len(self._turns.stack)
-        return f"<Connection of {self._holder.name!r} {state}, {count} transactions open>"
+        return f"<Connection of {self._lease.holder.name!r} {state}, {count} transactions open>"
 
     # -- holding
 
     async def __aenter__(self) -> Connection:
         """Hold the connection until the outermost block is left."""
-        await self._hold()
+        await self._lease.hold()
         self._entered += 1
         return self
 
@@ -112,12 +88,12 @@ class Connection(Queries):
         if not self._entered:
             raise NotConnectedError("the connection is left more often than it was entered")
         self._entered -= 1
-        await self._unhold()
+        await self._lease.unhold()
 
     @property
     def is_held(self) -> bool:
         """Whether a connection of the driver is leased, or being leased."""
-        return self._holds > 0
+        return self._lease.holds > 0
 
     @property
     def in_transaction(self) -> bool:
@@ -133,7 +109,7 @@ class Connection(Queries):
         Raises:
             NotConnectedError: The connection is not held; use it inside ``async with``.
         """
-        connection = self._driver_connection
+        connection = self._lease.connection
         if connection is None:
             raise NotConnectedError(
                 "the connection holds no driver connection; "
@@ -141,64 +117,6 @@ class Connection(Queries):
             )
         connection.dirty = True
         return connection.raw
-
-    async def _hold(self) -> None:
-        """Lease a driver connection with the first hold."""
-        if self._driver_connection is not None:
-            self._hold_on()
-            return
-        self._holds += 1
-        try:
-            if self._acquiring is None or self._holds == 1:
-                self._acquiring = asyncio.Lock()
-            await self._lease(self._acquiring)
-        except BaseException:
-            # Whoever leased it meanwhile may be gone by now.
-            await self._unhold()
-            raise
-
-    def _hold_on(self) -> None:
-        """Hold what is leased already."""
-        assert self._pool is not None
-        self._pool.check_loop()
-        self._holds += 1
-
-    async def _unhold(self) -> None:
-        """Return the driver connection with the last hold."""
-        self._holds -= 1
-        if not self._holds and self._driver_connection is not None:
-            await self._give_back(self._driver_connection)
-
-    async def _lease(self, acquiring: asyncio.Lock) -> None:
-        """Lease a driver connection, where nobody has done so meanwhile."""
-        async with acquiring:
-            if self._driver_connection is not None:
-                return
-            pool = self._services._ready_pool()
-            if self._turns.base is not None:
-                raise NotConnectedError(
-                    "the connection ended with the forced rollback; "
-                    "get another from `database.connection()`"
-                )
-            connection = await pool.acquire()
-            connection.holder = self._holder
-            self._pool = pool
-            self._driver_connection = connection
-            self._services._note_lease(1)
-
-    async def _give_back(self, connection: DriverConnection) -> None:
-        """Return the leased connection; whoever comes next leases anew."""
-        self._driver_connection = None
-        self._services._note_lease(-1)
-        assert self._pool is not None
-        await self._pool.release(connection)
-
-    def __del__(self) -> None:
-        """Give a connection back whose holder vanished, such as an unfinished transaction's."""
-        connection = self._driver_connection
-        if connection is not None and self._pool is not None:
-            self._services._note_lease(-1)
-            self._pool.drop_unowned(connection)
 
     # -- transactions
 
@@ -217,7 +135,7 @@ class Connection(Queries):
             if not self._turns.stack:
                 await connection.begin(transaction.options)
             else:
-                if transaction.options != TransactionOptions() and not (
+                if transaction.options != DEFAULT_OPTIONS and not (
                     # Under force_rollback an application's outermost transaction is a savepoint.
                     self._turns.base is not None and len(self._turns.stack) == 1
                 ):
@@ -239,7 +157,7 @@ class Connection(Queries):
 
         The caller has the turn.
         """
-        connection = self._leased()
+        connection = self._lease.leased()
         outermost = self._turns.stack[0] is transaction
         cancellation = None
         try:
@@ -267,7 +185,7 @@ class Connection(Queries):
 
     async def _roll_back_transaction(self, transaction: Transaction) -> None:
         """Roll back `transaction` and those inside it. The caller has the turn."""
-        connection = self._leased()
+        connection = self._lease.leased()
         index = self._turns.stack.index(transaction)
         cancellation = None
         try:
@@ -294,7 +212,7 @@ class Connection(Queries):
 
     async def _roll_back_out_of_turn(self, transaction: Transaction) -> None:
         """Roll back a transaction whose block is left while others keep the connection."""
-        connection = self._leased()
+        connection = self._lease.leased()
         try:
             if self._turns.busy:
                 logger.warning("a connection is cut: its transaction was left while it was in use")
@@ -308,7 +226,7 @@ class Connection(Queries):
                     self._turns.pass_on()
         finally:
             transaction._holding = False
-            await self._unhold()
+            await self._lease.unhold()
 
     def _forget(self, transaction: Transaction, state: str) -> None:
         """Take `transaction` and those inside it off the stack."""
@@ -320,7 +238,7 @@ class Connection(Queries):
             ended._on_commit.clear()
             if ended is not transaction:
                 ended._holding = False
-                self._holds -= 1  # what the inner one held; the outer one still holds
+                self._lease.holds -= 1  # what the inner one held; the outer one still holds
         del self._turns.stack[index:]
         self._turns.note_end()
 
@@ -353,16 +271,10 @@ class Connection(Queries):
             if base is not None and base.is_open:
                 await base._end(commit=False, task=current_task(), leaving=True)
         finally:
-            if self._driver_connection is not None:
-                await self._give_back(self._driver_connection)
+            self._lease.over = True
+            await self._lease.give_back()
 
     # -- queries
-
-    def _leased(self) -> DriverConnection:
-        connection = self._driver_connection
-        if connection is None:
-            raise NotConnectedError("the connection was returned to the pool; hold it again")
-        return connection
 
     async def _take_turn(
         self, transaction: Transaction | None, task: asyncio.Task[Any] | None
@@ -386,15 +298,11 @@ class Connection(Queries):
 
     async def _usable(self) -> DriverConnection:
         """Return the leased connection, or another where it was lost outside a transaction."""
-        connection = self._leased()
-        if self._turns.stack or connection.is_alive():
+        connection = self._lease.leased()
+        if self._turns.stack or connection.is_still_alive():
             return connection
-        # Given back first: in a full pool, the other one takes its place.
-        connection.suspect = True
-        await self._give_back(connection)
-        assert self._acquiring is not None
-        await self._lease(self._acquiring)
-        return self._leased()
+        await self._lease.replace()
+        return self._lease.leased()
 
     def _perform(
         self,
@@ -419,33 +327,28 @@ class Connection(Queries):
         transaction: Transaction | None,
         task: asyncio.Task[Any] | None,
     ) -> Any:
-        if self._driver_connection is None:
-            await self._hold()
-        else:
-            self._hold_on()
+        services, turns, lease = self._services, self._turns, self._lease
+        if not lease.hold_at_once():
+            await lease.hold()
         try:
-            if self._turns.busy or self._turns.stack or transaction is not None:
+            if not turns.take_at_once(transaction):
                 await self._take_turn(transaction, task)
-            else:
-                self._turns.busy = True
             try:
-                connection = await self._usable()
-                guard = self._guard(connection)
+                connection = lease.connection
+                if connection is None or not (turns.stack or connection.is_still_alive()):
+                    connection = await self._usable()
+                guard = None if turns.base is None else self._guard(connection)
                 if guard is None:
-                    return await run_query(
-                        self._services, connection, operation, query, values, finish
-                    )
+                    result = await run_query(services, connection, operation, query, values, finish)
+                    connection.used_at = monotonic()
+                    return result
                 async with guard:
-                    return await run_query(
-                        self._services, connection, operation, query, values, finish
-                    )
+                    return await run_query(services, connection, operation, query, values, finish)
             finally:
-                self._turns.pass_on()
+                turns.pass_on()
         finally:
-            if self._holds > 1:
-                self._holds -= 1
-            else:
-                await self._unhold()
+            if not lease.unhold_at_once():
+                await lease.unhold()
 
     def _guard(self, connection: DriverConnection) -> StatementGuard | None:
         """Keep an error outside the user's transactions from spoiling the base one."""
@@ -478,78 +381,4 @@ class Connection(Queries):
         size = check_batch_size(batch_size)
         transaction = current_transaction(self) if self._turns.stack else None
         seconds = time_limit(timeout, self._services.settings)
-        return self._iterate(query, values, size, seconds, transaction, current_task())
-
-    async def _iterate(
-        self,
-        query: Query,
-        values: Values | None,
-        size: int,
-        seconds: float | None,
-        transaction: Transaction | None,
-        task: asyncio.Task[Any] | None,
-    ) -> AsyncGenerator[Record, None]:
-        connection: DriverConnection
-        cursor: DriverCursor
-
-        async def guarded(
-            connection: DriverConnection, step: Callable[[], Coroutine[Any, Any, Any]]
-        ) -> Any:
-            guard = self._guard(connection)
-            if guard is None:
-                return await step()
-            async with guard:
-                return await step()
-
-        async def open_cursor() -> tuple[DriverConnection, DriverCursor]:
-            await self._take_turn(transaction, task)
-            try:
-                usable = await self._usable()
-                note_session(usable, plan)
-                hold = not usable.in_transaction
-                return usable, await guarded(
-                    usable, lambda: usable.open_cursor(plan, args, hold=hold)
-                )
-            finally:
-                self._turns.pass_on()
-
-        async def fetch() -> Any:
-            await self._take_turn(transaction, task)
-            try:
-                if self._driver_connection is not connection:
-                    raise NotConnectedError("the connection of the iteration was lost")
-                return await guarded(connection, lambda: cursor.fetch(size))
-            finally:
-                self._turns.pass_on()
-
-        async def close() -> None:
-            await self._turns.take(transaction, task)
-            try:
-                if self._driver_connection is connection:
-                    await guarded(connection, cursor.close)
-            finally:
-                self._turns.pass_on()
-
-        await self._hold()
-        try:
-            self._services._log_query(query, values)
-            plan, args, _ = self._services.query_cache.prepare(query, values)
-            connection, cursor = await limited(open_cursor(), seconds)
-            try:
-                while records := await limited(fetch(), seconds):
-                    for record in records:
-                        yield record
-            except BaseException:
-                # Left early, cancelled or failed: whatever is wrong shows when it is returned.
-                try:
-                    await close()
-                except BaseException as error:
-                    connection.suspect = True
-                    if not connection.in_transaction:
-                        connection.terminate()
-                    if not isinstance(error, Exception):
-                        raise
-                raise
-            await close()
-        finally:
-            await self._unhold()
+        return iterate(self, query, values, size, seconds, transaction, current_task())

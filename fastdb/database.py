@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,6 @@ from fastdb.connection import Connection
 from fastdb.drivers import load_driver
 from fastdb.exceptions import NotConnectedError
 from fastdb.options import boolean, check_timeout, split_options
-from fastdb.pool import Pool, other_loop
 from fastdb.queries import (
     Queries,
     check_batch_size,
@@ -35,6 +33,7 @@ if TYPE_CHECKING:
     from fastdb._speedups import Record
     from fastdb.drivers.base import Driver
     from fastdb.options import Options
+    from fastdb.pool import Pool
     from fastdb.queries import Finish, Query, Values
 
 __all__ = ["Database"]
@@ -130,6 +129,7 @@ class Database(Queries):
         self.settings, driver_options = split_options(self.url.options, options)
         driver_class = load_driver(self.url.scheme)
         self._driver: Driver = driver_class(self.url, driver_options)
+        self._query_level = logging.INFO if self.settings.echo else logging.DEBUG
         self._pool_options = self.settings
         if self._driver.single_connection:
             self._pool_options = single_connection_options(self.settings)
@@ -213,10 +213,12 @@ class Database(Queries):
                 if self._pool.loop is loop:
                     return
                 if not self._pool.loop.is_closed():
-                    raise other_loop()
+                    self._pool.check_loop()
                 # Its loop ended without disconnect(): nothing there can be closed in order.
                 self._pool.abandon()
                 self._forget_pool()
+            from fastdb.pool import Pool
+
             pool = Pool(self._driver.connect, self._pool_options)
             await pool.open()
             self._pool = pool
@@ -246,7 +248,7 @@ class Database(Queries):
                 return
             if pool.loop is not asyncio.get_running_loop():
                 if not pool.loop.is_closed():
-                    raise other_loop()
+                    pool.check_loop()
                 pool.abandon()
                 self._forget_pool()
                 return
@@ -259,7 +261,7 @@ class Database(Queries):
                 logger.warning("the forced rollback took longer than %s s", timeout)
             finally:
                 self._forget_pool()
-                await pool.close(timeout, spare=own._holder if own is not None else None)
+                await pool.close(timeout, spare=own._lease.holder if own is not None else None)
         logger.info("disconnected from %s", self.url.obscure_password)
 
     def _change(self) -> asyncio.Lock:
@@ -283,7 +285,7 @@ class Database(Queries):
         if pool is None:
             return self.pool  # raises
         if pool.loop is not asyncio.get_running_loop():
-            raise other_loop()
+            pool.check_loop()
         return pool
 
     def _note_lease(self, change: int) -> None:
@@ -291,13 +293,11 @@ class Database(Queries):
         self._leases += change
 
     def _log_query(self, query: Query, values: object) -> None:
-        """Write a query to the log where anybody listens."""
-        level = logging.INFO if self.settings.echo else logging.DEBUG
-        if logger.isEnabledFor(level):
-            if self.settings.log_values:
-                logger.log(level, "%s %r", query, values)
-            else:
-                logger.log(level, "%s", query)
+        """Write a query to the log."""
+        if self.settings.log_values:
+            logger.log(self._query_level, "%s %r", query, values)
+        else:
+            logger.log(self._query_level, "%s", query)
 
     # -- the task's connection
 
@@ -345,9 +345,10 @@ class Database(Queries):
         timeout: float | None,
         finish: Finish | None = None,
     ) -> Coroutine[Any, Any, Any]:
-        connection = self._held_connection()
-        if connection is not None:
-            return connection._perform(operation, query, values, timeout, finish)
+        if self._leases or self._global is not None:
+            connection = self._held_connection()
+            if connection is not None:
+                return connection._perform(operation, query, values, timeout, finish)
         seconds = time_limit(timeout, self.settings)
         run = self._run(operation, query, values, finish)
         return run if seconds is None else limited(run, seconds)
@@ -355,7 +356,7 @@ class Database(Queries):
     async def _run(self, operation: str, query: Query, values: Any, finish: Finish | None) -> Any:
         """Run one operation on a connection that is leased for it alone."""
         pool = self._ready_pool()
-        connection = await pool.acquire()
+        connection = pool.take() or await pool.acquire()
         try:
             return await run_query(self, connection, operation, query, values, finish)
         finally:
@@ -424,6 +425,6 @@ class Database(Queries):
 
 def single_connection_options(options: Options) -> Options:
     """Return the options of a pool that keeps its one connection for as long as it is open."""
-    return dataclasses.replace(
-        options, min_size=1, max_size=1, max_lifetime=None, idle_timeout=None, max_queries=None
+    return options._replace(
+        min_size=1, max_size=1, max_lifetime=None, idle_timeout=None, max_queries=None
     )

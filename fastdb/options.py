@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastdb.exceptions import OptionError
 
@@ -26,8 +24,7 @@ _ALIASES = {
 _RESETS = ("auto", "always", "never")
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(NamedTuple):
     """The options of every database, whatever its driver.
 
     Attributes:
@@ -56,31 +53,12 @@ class Options:
     max_queries: int | None = None
     reset: str = "auto"
     query_cache_size: int = 1024
-    setup: Callable[[Any], Awaitable[None]] | None = field(default=None)
+    setup: Callable[[Any], Awaitable[None]] | None = None
     log_values: bool = False
     echo: bool = False
 
-    def __post_init__(self) -> None:
-        """Check what the fields say of each other."""
-        if self.max_size < 1:
-            raise OptionError(f"max_size is {self.max_size!r}; it must be at least 1")
-        if self.min_size < 0:
-            raise OptionError(f"min_size is {self.min_size!r}; it must not be negative")
-        if self.min_size > self.max_size:
-            raise OptionError(
-                f"min_size is {self.min_size!r}, more than max_size, which is {self.max_size!r}"
-            )
-        if self.query_cache_size < 0:
-            raise OptionError(
-                f"query_cache_size is {self.query_cache_size!r}; it must not be negative"
-            )
-        if self.reset not in _RESETS:
-            raise OptionError(f"reset is {self.reset!r}; it is one of {', '.join(_RESETS)}")
 
-
-OPTION_NAMES = (
-    frozenset(each.name for each in fields(Options)) | frozenset(_ALIASES) | {"max_overflow"}
-)
+OPTION_NAMES = frozenset(Options._fields) | frozenset(_ALIASES) | {"max_overflow"}
 
 
 def unknown_option(name: str, driver_names: Iterable[str]) -> OptionError:
@@ -90,6 +68,8 @@ def unknown_option(name: str, driver_names: Iterable[str]) -> OptionError:
         name: The option.
         driver_names: What the driver takes.
     """
+    import difflib
+
     near = difflib.get_close_matches(name, {*OPTION_NAMES, *driver_names}, 1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return OptionError(
@@ -150,14 +130,29 @@ def split_options(
             chosen["max_size"] += overflow
     # One bound given alone moves the other's default out of its way.
     if "max_size" in chosen and "min_size" not in chosen:
-        chosen["min_size"] = min(
-            Options.__dataclass_fields__["min_size"].default, chosen["max_size"]
-        )
+        chosen["min_size"] = min(Options._field_defaults["min_size"], chosen["max_size"])
     if "min_size" in chosen and "max_size" not in chosen:
-        chosen["max_size"] = max(
-            Options.__dataclass_fields__["max_size"].default, chosen["min_size"]
+        chosen["max_size"] = max(Options._field_defaults["max_size"], chosen["min_size"])
+    return _checked(Options(**chosen)), rest
+
+
+def _checked(options: Options) -> Options:
+    """Check what the options say of each other."""
+    if options.max_size < 1:
+        raise OptionError(f"max_size is {options.max_size!r}; it must be at least 1")
+    if options.min_size < 0:
+        raise OptionError(f"min_size is {options.min_size!r}; it must not be negative")
+    if options.min_size > options.max_size:
+        raise OptionError(
+            f"min_size is {options.min_size!r}, more than max_size, which is {options.max_size!r}"
         )
-    return Options(**chosen), rest
+    if options.query_cache_size < 0:
+        raise OptionError(
+            f"query_cache_size is {options.query_cache_size!r}; it must not be negative"
+        )
+    if options.reset not in _RESETS:
+        raise OptionError(f"reset is {options.reset!r}; it is one of {', '.join(_RESETS)}")
+    return options
 
 
 def _integer(name: str, value: Any, *, optional: bool = True) -> int | None:

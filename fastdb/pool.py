@@ -12,8 +12,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 from collections import Counter, deque
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from fastdb.drivers.base import to_its_end
@@ -31,6 +31,9 @@ logger = logging.getLogger("fastdb")
 
 #: Seconds that cleaning or closing one connection may take before it is cut.
 CLEANUP_TIMEOUT: Final = 5.0
+
+#: Seconds that a timer may be early: the resolution of the event loop's clock.
+EARLY: Final = 0.01
 
 #: Handed to a waiter in place of a connection: a counted place in which to open one.
 _PLACE: Final = object()
@@ -79,10 +82,14 @@ class Pool:
         self._open_connection = open_connection
         self._options = options
         self._max_size = options.max_size
+        self._runs_setup = options.setup is not None
+        self._always_resets = options.reset == "always"
+        self._retires = options.max_lifetime is not None or options.max_queries is not None
         self._loop = asyncio.get_running_loop()
         self._idle: deque[DriverConnection] = deque()
         self._leased: set[DriverConnection] = set()
-        self._waiters: deque[asyncio.Future[Any]] = deque()
+        self._waiters: deque[tuple[float, asyncio.Future[Any]]] = deque()
+        self._expiry: asyncio.TimerHandle | None = None
         self._size = 0
         self._closing = False
         self._returned: asyncio.Future[None] | None = None
@@ -118,7 +125,7 @@ class Pool:
             size=self._size,
             idle=len(self._idle),
             leased=len(self._leased),
-            waiting=sum(not waiter.done() for waiter in self._waiters),
+            waiting=sum(not waiter.done() for _, waiter in self._waiters),
             min_size=self._options.min_size,
             max_size=self._max_size,
             opened=self._opened,
@@ -156,10 +163,11 @@ class Pool:
             spare: Leases of this holder are not waited for (the caller's own).
         """
         self._closing = True
-        if self._reaper is not None:
-            self._reaper.cancel()
+        for timer in (self._reaper, self._expiry):
+            if timer is not None:
+                timer.cancel()
         while self._waiters:
-            waiter = self._waiters.popleft()
+            _, waiter = self._waiters.popleft()
             if not waiter.done():
                 waiter.set_exception(_disconnected())
         while self._idle:
@@ -209,8 +217,10 @@ class Pool:
             self._give_up_place()
             raise
         self._opened += 1
-        connection.created_at = connection.idle_since = now = self._loop.time()
+        connection.used_at = now = monotonic()
         if self._options.max_lifetime is not None:
+            import random
+
             # Connections opened together must not all expire together.
             connection.expires_at = now + self._options.max_lifetime * random.uniform(0.9, 1.0)
         return connection
@@ -224,7 +234,7 @@ class Pool:
         """Give `item` to the first waiter that still waits; return whether there was one."""
         waiters = self._waiters
         while waiters:
-            waiter = waiters.popleft()
+            _, waiter = waiters.popleft()
             if not waiter.done():
                 waiter.set_result(item)
                 return True
@@ -233,17 +243,22 @@ class Pool:
     # -- leases
 
     def take(self) -> DriverConnection | None:
-        """Return an idle connection at once, or None where the caller has to wait for one.
+        """Return an idle connection at once, or None where it takes :meth:`acquire`."""
+        return None if self._runs_setup else self._take()
 
-        `setup` is not run: :meth:`acquire` does that.
-        """
+    def _take(self) -> DriverConnection | None:
         idle = self._idle
         while idle:
             connection = idle.pop()
-            if self._is_fit(connection):
+            if connection.is_still_alive() and not self._retires:
+                reason = None
+            else:
+                reason = self._unfit_reason(connection)
+            if reason is None:
                 connection.uses += 1
                 self._leased.add(connection)
                 return connection
+            self._discard(connection, reason)
         return None
 
     async def acquire(self) -> DriverConnection:
@@ -256,7 +271,7 @@ class Pool:
         """
         if self._closing:
             raise _disconnected()
-        connection = self.take() or await self._acquire_slowly()
+        connection = self._take() or await self._acquire_slowly()
         setup = self._options.setup
         if setup is not None:
             try:
@@ -285,14 +300,12 @@ class Pool:
 
     async def _wait(self) -> Any:
         waiter: asyncio.Future[Any] = self._loop.create_future()
-        self._waiters.append(waiter)
+        since = monotonic()
+        waiting = since, waiter
+        self._waiters.append(waiting)
         self._waits += 1
-        began = self._loop.time()
-        timeout = self._options.acquire_timeout
-        timer = None
-        if timeout is not None:
-            # A timer of our own costs less than asyncio.timeout() and cancels nothing.
-            timer = self._loop.call_later(timeout, self._expire, waiter, timeout)
+        if self._expiry is None and self._options.acquire_timeout is not None:
+            self._expiry = self._loop.call_later(self._options.acquire_timeout, self._expire)
         try:
             return await waiter
         except asyncio.CancelledError:
@@ -305,23 +318,34 @@ class Pool:
                     self._keep(item)
             raise
         finally:
-            self._wait_time += self._loop.time() - began
-            if timer is not None:
-                timer.cancel()
+            self._wait_time += monotonic() - since
             if not waiter.done() or waiter.cancelled():
                 with contextlib.suppress(ValueError):
-                    self._waiters.remove(waiter)
+                    self._waiters.remove(waiting)
 
-    def _expire(self, waiter: asyncio.Future[Any], timeout: float) -> None:
-        if waiter.done():
-            return
-        self._waiters.remove(waiter)
-        waiter.set_exception(
-            PoolTimeoutError(
-                f"no connection came free within {timeout:g} s; "
-                f"{self._size} of max_size={self._max_size} are in use{self._holders()}"
-            )
-        )
+    def _expire(self) -> None:
+        """Refuse those who have waited for too long.
+
+        One timer does for all: they all wait equally long, and the first came first.
+        """
+        self._expiry = None
+        timeout = self._options.acquire_timeout
+        assert timeout is not None
+        now = monotonic()
+        while self._waiters:
+            since, waiter = self._waiters[0]
+            left = since + timeout - now
+            if left > 0 and not waiter.done():
+                self._expiry = self._loop.call_later(left, self._expire)
+                return
+            self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_exception(
+                    PoolTimeoutError(
+                        f"no connection came free within {timeout:g} s; "
+                        f"{self._size} of max_size={self._max_size} are in use{self._holders()}"
+                    )
+                )
 
     def _holders(self) -> str:
         holders = [str(lease.holder) for lease in self._leased if lease.holder is not None]
@@ -345,7 +369,7 @@ class Pool:
         if (
             connection.suspect
             or connection.dirty
-            or self._options.reset == "always"
+            or self._always_resets
             or connection.in_transaction
         ):
             return False
@@ -362,9 +386,7 @@ class Pool:
                         self._discard(connection, "lost")
                         return
                     await connection.check()
-                if self._options.reset == "always" or (
-                    connection.dirty and self._options.reset == "auto"
-                ):
+                if self._always_resets or (connection.dirty and self._options.reset == "auto"):
                     await connection.reset()
         except BaseException as error:
             self._drop(connection, "failed")
@@ -383,15 +405,16 @@ class Pool:
             self._discard(connection, "disconnect")
             self._note_return()
             return
-        reason = self._unfit_reason(connection)
-        if reason is not None:
-            self._discard(connection, reason)
-            return
+        if self._retires or not connection.is_alive(look=False):
+            reason = self._unfit_reason(connection)
+            if reason is not None:
+                self._discard(connection, reason)
+                return
+        connection.used_at = monotonic()
         if self._waiters and self._hand_over(connection):
             # Between two leases it counts as leased, so that closing the pool finds it.
             self._leased.add(connection)
             return
-        connection.idle_since = self._loop.time()
         self._idle.append(connection)
         if (
             self._reaper is None
@@ -406,17 +429,10 @@ class Pool:
 
     # -- fitness
 
-    def _is_fit(self, connection: DriverConnection) -> bool:
-        reason = self._unfit_reason(connection)
-        if reason is None:
-            return True
-        self._discard(connection, reason)
-        return False
-
     def _unfit_reason(self, connection: DriverConnection) -> str | None:
         if not connection.is_alive():
             return "lost"
-        if connection.expires_at <= self._loop.time():
+        if connection.expires_at <= monotonic():
             return "max_lifetime"
         limit = self._options.max_queries
         if limit is not None and connection.uses >= limit:
@@ -458,18 +474,17 @@ class Pool:
 
     def _schedule_reaper(self) -> None:
         assert self._options.idle_timeout is not None
-        oldest = self._idle[0].idle_since if self._idle else self._loop.time()
-        self._reaper = self._loop.call_at(oldest + self._options.idle_timeout, self._reap)
+        age = monotonic() - self._idle[0].used_at if self._idle else 0.0
+        self._reaper = self._loop.call_later(self._options.idle_timeout - age, self._reap)
 
     def _reap(self) -> None:
         """Close what has idled for too long, down to `min_size`; oldest first."""
         self._reaper = None
         idle_timeout = self._options.idle_timeout
         assert idle_timeout is not None
-        # The timer may run up to the clock's resolution early.
-        limit = self._loop.time() - idle_timeout + 0.01
+        limit = monotonic() - idle_timeout + EARLY
         while self._idle and self._size > self._options.min_size:
-            if self._idle[0].idle_since > limit:
+            if self._idle[0].used_at > limit:
                 self._schedule_reaper()
                 return
             self._discard(self._idle.popleft(), "idle_timeout")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from fastdb.drivers.base import TransactionOptions
+from fastdb.drivers.base import DEFAULT_OPTIONS, TransactionOptions
 from fastdb.exceptions import DatabaseError, OptionError, QueryTimeoutError, QueryTypeError
 from fastdb.options import boolean, check_timeout
 from fastdb.transaction import Transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 
     from sqlalchemy.sql import ClauseElement
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     Finish = Callable[[QueryPlan, Given, Any, DriverConnection], Any]
 
 __all__ = ["ExecuteResult", "Queries", "Services"]
+
+logger = logging.getLogger("fastdb")
 
 #: Rows of ``iterate`` that are fetched at once, and rows of ``execute_many`` in one batch.
 BATCH_SIZE = 500
@@ -62,6 +65,10 @@ class Services(Protocol):
         """The options that are not the driver's."""
 
     @property
+    def _query_level(self) -> int:
+        """The level at which queries are logged."""
+
+    @property
     def _waiting(self) -> dict[asyncio.Task[Any], Transaction]:
         """For which transaction a task waits."""
 
@@ -72,7 +79,7 @@ class Services(Protocol):
         """Count the Connections that hold a lease."""
 
     def _log_query(self, query: Query, values: object) -> None:
-        """Write a query to the log where anybody listens."""
+        """Write a query to the log."""
 
 
 class Queries:
@@ -238,21 +245,19 @@ async def run_query(
     finish: Finish | None,
 ) -> Any:
     """Run one operation on a connection that is the caller's alone."""
-    services._log_query(query, values)
+    if logger.isEnabledFor(services._query_level):
+        services._log_query(query, values)
+    running: Awaitable[Any]
     if operation == "execute_many":
         batches = services.query_cache.prepare_many(query, values, MANY_BATCH_SIZE)
-        try:
-            await connection.execute_many(noting_session(connection, batches))
-        except BaseException as error:
-            if not isinstance(error, DatabaseError):
-                connection.suspect = True
-            raise
-        return None
-    plan, args, given = services.query_cache.prepare(query, values)
-    if plan.changes_session:
-        connection.dirty = True
+        running = connection.execute_many(noting_session(connection, batches))
+    else:
+        plan, args, given = services.query_cache.prepare(query, values)
+        if plan.changes_session:
+            connection.dirty = True
+        running = getattr(connection, operation)(plan, args)
     try:
-        result = await getattr(connection, operation)(plan, args)
+        result = await running
     except BaseException as error:
         # What the server refused leaves the session as it was; anything else is looked into.
         if not isinstance(error, DatabaseError) or not connection.is_alive():
@@ -356,6 +361,8 @@ def transaction_options(
     isolation_level: str | None,
 ) -> TransactionOptions:
     """Return the options of a transaction, `isolation_level` being another name of `isolation`."""
+    if all(each is None for each in (isolation, readonly, deferrable, begin, isolation_level)):
+        return DEFAULT_OPTIONS
     if isolation is not None and isolation_level is not None:
         raise OptionError("isolation and isolation_level mean the same; give one of them")
     for name, value in (("isolation", isolation or isolation_level), ("begin", begin)):

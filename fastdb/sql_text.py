@@ -10,7 +10,6 @@ MariaDB's, and from SQLite's tokenizer.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,8 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Classification", "Lexical", "Rendered", "classify", "is_blank", "render"]
 
 
-@dataclass(frozen=True, slots=True)
-class Lexical:
+class Lexical(NamedTuple):
     r"""The rules by which a server reads SQL.
 
     Attributes:
@@ -113,25 +111,23 @@ def _pattern(lexical: Lexical) -> re.Pattern[str]:
 
 
 _patterns: dict[Lexical, re.Pattern[str]] = {}
-_COMMENT_EDGE = re.compile(r"/\*|\*/")
+_COMMENT_EDGE = r"/\*|\*/"
 
 
 def _nested_comment_end(sql: str, start: int) -> int:
     depth = 0
-    for edge in _COMMENT_EDGE.finditer(sql, start):
+    for edge in re.compile(_COMMENT_EDGE).finditer(sql, start):
         depth += 1 if edge.group() == "/*" else -1
         if depth == 0:
             return edge.end()
     return len(sql)
 
 
-class _Token(NamedTuple):
-    kind: str  # comment, quoted, word, number, param, escape, colons, space, sign
-    start: int
-    end: int
+def _tokens(sql: str, lexical: Lexical) -> Iterator[tuple[str, int, int]]:
+    """Yield the kind, start and end of each piece of a text.
 
-
-def _tokens(sql: str, lexical: Lexical) -> Iterator[_Token]:
+    Kinds: comment, quoted, word, number, param, escape, colons, space, sign.
+    """
     pattern = _patterns.get(lexical)
     if pattern is None:
         pattern = _patterns[lexical] = _pattern(lexical)
@@ -156,7 +152,7 @@ def _tokens(sql: str, lexical: Lexical) -> Iterator[_Token]:
             kind = "param"
         elif kind == "tag":
             kind = "quoted"
-        yield _Token(kind, position, end)
+        yield kind, position, end
         position = end
 
 

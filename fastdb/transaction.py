@@ -235,15 +235,17 @@ class Transaction:
 
     async def _start(self, connection: Connection, parent: Transaction | None) -> Transaction:
         try:
-            await connection._hold()
+            if not connection._lease.hold_at_once():
+                await connection._lease.hold()
             try:
-                await connection._take_turn(parent, self.task)
+                if not connection._turns.take_at_once(parent):
+                    await connection._take_turn(parent, self.task)
                 try:
                     await connection._push_transaction(self)
                 finally:
                     connection._turns.pass_on()
             except BaseException:
-                await connection._unhold()
+                await connection._lease.unhold()
                 raise
         except BaseException:
             self._state = "failed"
@@ -260,7 +262,8 @@ class Transaction:
             raise TransactionError(f"cannot {verb}; the transaction is {self._state_in_words()}")
         callbacks: list[Callable[[], Any]] = []
         try:
-            await connection._turns.take(self, task)
+            if not connection._turns.take_at_once(self):
+                await connection._turns.take(self, task)
         except BaseException:
             # Somebody else's turn never ended, or the caller was cancelled in the wait. By hand
             # it can be tried again; at the end of a block nobody would.
@@ -296,8 +299,10 @@ class Transaction:
             connection._turns.pass_on()
             if ended and self._holding:
                 self._holding = False
-                await connection._unhold()
-        await _call_all(callbacks)
+                if not connection._lease.unhold_at_once():
+                    await connection._lease.unhold()
+        if callbacks:
+            await _call_all(callbacks)
 
     def _state_in_words(self) -> str:
         if self._state == "new":

@@ -54,6 +54,14 @@ class Turns:
         """Whether a transaction other than the base is open."""
         return len(self.stack) > (self.base is not None)
 
+    def take_at_once(self, transaction: Transaction | None) -> bool:
+        """Take the turn for work in `transaction`, the innermost one, where nobody has it."""
+        stack = self.stack
+        if self.busy or transaction is not (stack[-1] if stack else None):
+            return False
+        self.busy = True
+        return True
+
     async def take(self, transaction: Transaction | None, task: asyncio.Task[Any] | None) -> None:
         """Wait until the connection is free for work in `transaction` by `task`.
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from fastdb.exceptions import InvalidURLError
-from fastdb.url_text import PATH_SAFE, URL_OPTIONS, join, quoted, render_host, render_options
+from fastdb.url_changes import render_host, render_options
+from fastdb.url_text import PATH_SAFE, URL_OPTIONS, join, quoted
 
 if TYPE_CHECKING:
     import sqlalchemy

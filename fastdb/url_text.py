@@ -6,11 +6,10 @@ Messages quote no part of a URL but its scheme: a password that was not quoted m
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import NoReturn
 from urllib.parse import quote, unquote, unquote_plus
 
-from fastdb.exceptions import InvalidURLError, URLTypeError
+from fastdb.exceptions import InvalidURLError
 
 Hosts = list[tuple[str, int | None]]
 
@@ -19,7 +18,8 @@ Hosts = list[tuple[str, int | None]]
 URL_OPTIONS = frozenset({"host", "password", "port", "unix_sock", "user", "username"})
 
 MASK = "********"
-_SECRET = re.compile(r"passw(or)?d|pwd|secret|token", re.IGNORECASE)
+# `re` compiles those that few URLs need when they are first used, and keeps them.
+_SECRET = r"(?i)passw(or)?d|pwd|secret|token"
 
 SCHEME = re.compile(r"[A-Za-z][\w+.-]*", re.ASCII)
 URL = re.compile(
@@ -27,8 +27,8 @@ URL = re.compile(
     re.ASCII,
 )
 _HOST = re.compile(r"(?:\[(?P<ipv6>[^\[\]]+)\]|(?P<name>[^:\[\]]*))(?::(?P<port>[0-9]*))?")
-_IPV6 = re.compile(r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(?:%.+)?")
-_SQLITE = re.compile(r"sqlite3?(\+\w+)?:", re.IGNORECASE)
+IPV6 = r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(?:%.+)?"
+_SQLITE = r"(?i)sqlite3?(\+\w+)?:"
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 # Left as they are in a database's name; "@" and "?" would be taken for something else.
@@ -38,7 +38,7 @@ PATH_SAFE = "/:~!$&'()*+,;=\\"
 def refuse_text(text: str) -> NoReturn:
     """Say what is wrong without quoting any of it: a password may stand anywhere in it."""
     form = "a database URL looks like 'postgresql://user:password@host:5432/database'"
-    if _SQLITE.match(text):
+    if re.match(_SQLITE, text):
         form = (
             "an SQLite URL looks like 'sqlite:///relative.db' or 'sqlite:////absolute.db';"
             " 'sqlite://' is a database in memory"
@@ -119,7 +119,9 @@ def _read_query_hosts(scheme: str, value: str) -> Hosts:
     parts = value.split(",") if value else []
     # An IPv6 address needs no brackets here; the value is unquoted already.
     return [
-        (part, None) if _IPV6.fullmatch(part) and part.count(":") > 1 else _read_host(scheme, part)
+        (part, None)
+        if re.fullmatch(IPV6, part) and part.count(":") > 1
+        else _read_host(scheme, part)
         for part in parts
     ]
 
@@ -166,32 +168,7 @@ def quoted(text: str, safe: str = "") -> str:
     return quote(text, safe, errors="surrogateescape")
 
 
-def render_host(host: str, port: int | None) -> str:
-    """Return ``host:port``, quoted, an IPv6 address in brackets."""
-    host = f"[{quoted(host, ':')}]" if _IPV6.fullmatch(host) else quoted(host)
-    return host if port is None else f"{host}:{port}"
-
-
-def render_options(options: object) -> str:
-    """Return the query that says `options`; a list repeats its name."""
-    if options is None:
-        return ""
-    if not isinstance(options, Mapping):
-        raise URLTypeError(f"options takes a mapping, not {type(options).__qualname__!r}")
-    pieces = []
-    for name, value in options.items():
-        for one in value if isinstance(value, list | tuple) else [value]:
-            if not isinstance(name, str) or not isinstance(one, str | int | float):
-                raise URLTypeError(
-                    f"the option {name!r} of a URL takes a str, a number or a bool,"
-                    f" not {type(one).__qualname__!r}"
-                )
-            text = str(one).lower() if isinstance(one, bool) else str(one)
-            pieces.append(f"{quoted(name)}={quoted(text, '/:,')}")
-    return "&".join(pieces)
-
-
 def masked(piece: str) -> str:
     """Return `piece` of a query, a password in it hidden."""
     name, _, value = piece.partition("=")
-    return f"{name}={MASK}" if value and _SECRET.search(unquote_plus(name)) else piece
+    return f"{name}={MASK}" if value and re.search(_SECRET, unquote_plus(name)) else piece

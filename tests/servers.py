@@ -363,9 +363,7 @@ def _debian_programs(dialect: str) -> Programs:
         raise ServerError("no apt-get here")
     # Debian's postgresql would also make and start a cluster on port 5432: only unpacked.
     if dialect == "mysql" and os.geteuid() == 0:
-        apt = ["apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=300"]
-        _quiet([*apt, "update"])
-        _quiet([*apt, "install", "--no-install-recommends", package])
+        install_debian_package(package)
         return _mariadb_programs()
     target = CACHE / f"{package}-{platform.machine()}"
     if not (target / "complete").exists():
@@ -380,6 +378,17 @@ def _debian_programs(dialect: str) -> Programs:
     top = [prefix / "lib", target / "lib"]
     libraries = {path.parent for folder in top for path in folder.glob("**/*.so.*")}
     return Programs(prefix, servers[-1], target, tuple(sorted(libraries)))
+
+
+def install_debian_package(package: str) -> None:
+    """Install `package`, with what it needs, on this machine; needs to be root.
+
+    Raises:
+        ServerError: A command failed.
+    """
+    apt = ["apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=300"]
+    _quiet([*apt, "update"])
+    _quiet([*apt, "install", "--no-install-recommends", package])
 
 
 def unpack_debian_packages(package: str, target: Path) -> None:

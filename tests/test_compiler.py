@@ -15,7 +15,8 @@ from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 from fastdb._speedups import QueryCache
-from fastdb.compiler import MISSING, Compiler, postgresql_statement_compiler
+from fastdb.compiler import Compiler, postgresql_statement_compiler
+from fastdb.compiler_parts import MISSING
 from fastdb.exceptions import (
     EmptyQueryError,
     NotSupportedError,

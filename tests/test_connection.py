@@ -219,8 +219,8 @@ async def test_a_held_connection_on_another_loop_is_told(database: fastdb.Databa
 async def test_a_lost_connection_is_replaced_in_a_full_pool(database_url: str) -> None:
     async with fastdb.Database(database_url, max_size=1, acquire_timeout=1) as database:
         async with database.connection() as connection:
-            assert connection._driver_connection is not None
-            connection._driver_connection.terminate()
+            assert connection._lease.connection is not None
+            connection._lease.connection.terminate()
             assert await connection.fetch_val("SELECT 1") == 1
             stats = database.pool.stats()
             assert (stats.leased, stats.size) == (1, 1)

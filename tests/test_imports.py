@@ -33,7 +33,10 @@ MAY_IMPORT = {
     "savepoints": "drivers.base",
     "transaction": "exceptions drivers.base",
     "queries": "exceptions drivers.base options transaction _speedups",
-    "connection": "exceptions drivers.base _speedups queries savepoints transaction turns",
+    "lease": "exceptions",
+    "iteration": "exceptions queries",
+    "connection": "exceptions drivers.base _speedups iteration lease queries savepoints "
+    "transaction turns",
     "database": "exceptions drivers _speedups compiler options pool queries connection transaction "
     "turns url",
     "core": "connection database transaction url",
@@ -130,6 +133,15 @@ def test_module_is_importable_alone(name: str) -> None:
 def test_import_brings_no_third_party_package() -> None:
     loaded = run("import fastdb, sys; print(*sys.modules)").split()
     assert THIRD_PARTY.isdisjoint(loaded)
+
+
+def test_import_brings_nothing_that_few_programs_need() -> None:
+    code = "import asyncio, sys; before = {*sys.modules}; import fastdb"
+    loaded = set(run(f"{code}; print(*{{*sys.modules}} - before)").split())
+    late = {"dataclasses", "datetime", "decimal", "difflib", "random", "ssl", "uuid"}
+    assert loaded.isdisjoint(late)
+    families = ("fastdb.compiler_", "fastdb.drivers.", "fastdb.sql_text", "fastdb.url_sqlalchemy")
+    assert {name for name in loaded if name.startswith(families)} == {"fastdb.drivers.base"}
 
 
 def test_raw_sql_never_imports_sqlalchemy() -> None:

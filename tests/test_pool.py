@@ -85,6 +85,62 @@ async def test_acquire_timeout_names_the_holders(database_url: str) -> None:
         assert database.pool.stats().waiting == 0
 
 
+async def test_every_waiter_has_a_deadline_of_its_own(database_url: str) -> None:
+    async with fastdb.Database(database_url, max_size=1, acquire_timeout=0.2) as database:
+        ended: list[str] = []
+
+        async def wait(name: str) -> None:
+            try:
+                await database.execute("SELECT 1")
+            except fastdb.PoolTimeoutError:
+                ended.append(f"{name} timed out")
+            except asyncio.CancelledError:
+                ended.append(f"{name} was cancelled")
+            else:
+                ended.append(f"{name} was served")
+
+        for _ in range(2):  # the second time, the timer has run out before
+            entered, leave = asyncio.Event(), asyncio.Event()
+            holder = asyncio.create_task(hold(database, entered, leave))
+            await entered.wait()
+            first = asyncio.create_task(wait("first"))
+            cancelled = asyncio.create_task(wait("cancelled"))
+            await asyncio.sleep(0.05)
+            second = asyncio.create_task(wait("second"))
+            cancelled.cancel()
+            await asyncio.wait([first, second, cancelled])
+            assert database.pool.stats().waiting == 0
+            last = asyncio.create_task(wait("last"))
+            await asyncio.sleep(0)
+            leave.set()
+            await asyncio.gather(holder, last)
+        assert (
+            ended
+            == [
+                "cancelled was cancelled",
+                "first timed out",
+                "second timed out",
+                "last was served",
+            ]
+            * 2
+        )
+
+
+async def test_a_short_time_to_wait_is_waited_whole(database_url: str) -> None:
+    async with fastdb.Database(database_url, max_size=1, acquire_timeout=0.009) as database:
+        entered, leave = asyncio.Event(), asyncio.Event()
+        holder = asyncio.create_task(hold(database, entered, leave))
+        await entered.wait()
+        waiting = asyncio.create_task(database.fetch_val("SELECT 1"))
+        await asyncio.sleep(0)
+        database.pool._expire()  # as for one who came earlier
+        assert database.pool.stats().waiting == 1
+        with pytest.raises(fastdb.PoolTimeoutError):
+            await waiting
+        leave.set()
+        await holder
+
+
 async def test_a_cancelled_waiter_loses_nobodys_place(database_url: str) -> None:
     async with fastdb.Database(database_url, max_size=1) as database:
         for steps in range(8):
@@ -318,9 +374,20 @@ async def test_connect_cancelled_twice_leaves_none_open(database_url: str) -> No
         await task
     for _ in range(500):
         await asyncio.sleep(0.01)
-        if not any(connection.is_alive() for connection in connections):
+        if [connection.is_alive() for connection in connections] == [False, False]:
             break
     assert [connection.is_alive() for connection in connections] == [False, False]
+
+
+async def test_no_cancellation_of_connect_is_lost(database_url: str) -> None:
+    for step in range(60):
+        database = fastdb.Database(database_url)
+        task = asyncio.create_task(database.connect())
+        await asyncio.sleep(step * 0.0003)
+        if task.cancel():
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        await database.disconnect()
 
 
 async def test_a_database_in_memory_survives_cancellations() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from sys import modules
 from typing import Any, Final
 
 from fastdb._fallback.records import RecordLayout
@@ -64,6 +65,11 @@ def _read_string(packet: bytes, position: int) -> tuple[bytes | None, int]:
     return packet[position : position + length], position + length
 
 
+def _boolean_of(integer: Callable[[Any], Any] | None) -> Callable[[Any], bool]:
+    assert integer is not None
+    return lambda text: bool(integer(text))
+
+
 class ResultReader:
     """Read one result of a statement out of the bytes of a connection.
 
@@ -77,8 +83,9 @@ class ResultReader:
         decoders: The converter for each type of column, as PyMySQL's ``decoders``.
         known: Pairs of a converter that need not be called and its kind: "int", "float",
             "datetime", "date", "time" or "as is".
-        layouts: Returns the layout for the names of the columns. Where it has no converters, rows
-            become its records; where it has, or raises an error, they stay tuples.
+        layouts: Returns the layout for the names of the columns. Rows become its records, unless
+            it has converters of which more is to be known than that they are SQLAlchemy's for
+            booleans and floats, or raises an error: then they stay tuples.
         limit: The number of rows to take, further ones are dropped; -1 takes all.
 
     Attributes:
@@ -135,6 +142,7 @@ class ResultReader:
         self._parts: list[bytes] = []
         self._names: list[str] = []
         self._columns: list[tuple[str | None, Callable[[Any], Any] | None]] = []
+        self._kinds: list[str] = []
         self._count = 0
 
     @property
@@ -278,13 +286,17 @@ class ResultReader:
             elif type_code not in _TEXT_TYPES:
                 encoding = "ascii"
         converter = self._decoders.get(type_code)
+        found = ""
         for known, kind in self._known:
             if known is converter:
                 if kind not in _KINDS:
                     raise KeyError(kind)
                 if kind == "as is":
                     converter = None
+                elif encoding == "ascii":
+                    found = kind
                 break
+        self._kinds.append(found)
         self._names.append(name)
         self._columns.append((encoding, converter))
 
@@ -299,11 +311,27 @@ class ResultReader:
             return  # whoever makes records of the tuples asks again, and is told
         if (
             type(layout) is RecordLayout
-            and not layout._converters
             and len(layout.names) == self._count
+            and self._can_convert(layout)
         ):
             self._layout = layout
             self.makes_records = True
+
+    def _can_convert(self, layout: RecordLayout) -> bool:
+        """Take over what the layout's converters do, if that is known and cannot fail."""
+        # Where a converter is SQLAlchemy's, someone has imported it; this module never does.
+        processors = modules.get("sqlalchemy.engine.processors")
+        booleans: list[int] = []
+        for position, converter in layout._converters:
+            kind = self._kinds[position]
+            if kind == "int" and converter is getattr(processors, "int_to_boolean", None):
+                booleans.append(position)
+            elif kind != "float" or converter is not getattr(processors, "to_float", None):
+                return False
+        for position in booleans:
+            encoding, integer = self._columns[position]
+            self._columns[position] = encoding, _boolean_of(integer)
+        return True
 
     def _read_row(self, packet: bytes) -> None:
         values: list[Any] = []

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections import OrderedDict
+from threading import RLock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fastdb._fallback.records import RecordLayout
-from fastdb.compiler_columns import own_columns
-from fastdb.compiler_fingerprint import fingerprint
-from fastdb.compiler_parts import check_row
+from fastdb._fallback.plans import QueryPlan
 from fastdb.exceptions import OptionError
 
 if TYPE_CHECKING:
@@ -19,10 +16,9 @@ if TYPE_CHECKING:
     from fastdb.compiler import Compiler
     from fastdb.compiler_columns import ResultColumns
     from fastdb.compiler_expression import CompiledExpression, Variant
-    from fastdb.compiler_parts import PlanParts
     from fastdb.compiler_text import CompiledText
 
-__all__ = ["CacheInfo", "QueryCache", "QueryPlan"]
+__all__ = ["CacheInfo", "QueryCache"]
 
 
 class CacheInfo(NamedTuple):
@@ -33,87 +29,6 @@ class CacheInfo(NamedTuple):
     evictions: int
     maxsize: int
     currsize: int
-
-
-class QueryPlan:
-    """One distinct SQL text, and all that is known of it.
-
-    Attributes:
-        sql: The text as the driver takes it.
-        verb: Its main verb in upper case, after CTEs; empty where unknown.
-        kind: ``select`` (rows are expected), ``insert``, ``update``, ``delete``, ``ddl`` or
-            ``other``.
-        returning: Its author asked for RETURNING.
-        implicit_returning: RETURNING was added, for the key only.
-        returns_rows: It is a select, or has RETURNING.
-        changes_session: It changes the session's state.
-        implicit_commit: It commits the transaction (MySQL).
-        is_expression: It was compiled from a SQLAlchemy expression.
-        key_sources: For an insert through SQLAlchemy, where each primary key column is found:
-            ``("given",)``, ``("returning", position)``, ``("lastrowid",)`` or ``("none",)``.
-    """
-
-    __slots__ = (
-        "_layout",
-        "_layout_names",
-        "_result",
-        "_shared",
-        "changes_session",
-        "implicit_commit",
-        "implicit_returning",
-        "is_expression",
-        "key_sources",
-        "kind",
-        "returning",
-        "returns_rows",
-        "sql",
-        "verb",
-    )
-
-    def __init__(self, parts: PlanParts) -> None:
-        self.sql = parts.sql
-        self.verb = parts.verb
-        self.kind = parts.kind
-        self.returning = parts.returning
-        self.implicit_returning = parts.implicit_returning
-        self.returns_rows = parts.returns_rows
-        self.changes_session = parts.changes_session
-        self.implicit_commit = parts.implicit_commit
-        self.is_expression = parts.is_expression
-        self.key_sources = parts.key_sources
-        self._result = parts.result
-        self._shared: QueryPlan | None = None  # the plan of which this is a copy
-        self._layout: RecordLayout | None = None
-        self._layout_names: tuple[str, ...] | None = None
-
-    def layout(self, names: tuple[str, ...]) -> RecordLayout:
-        """Return the layout of the records whose columns the driver calls `names`."""
-        if self._layout is not None and names == self._layout_names:
-            return self._layout
-        result = self._result
-        if result is None:
-            layout = RecordLayout(names)
-        elif self._shared is not None:
-            layout = self._shared.layout(names).for_columns(result.locator(names))
-        else:
-            layout = RecordLayout(names, result.converters(names), result.locator(names))
-        self._layout_names = names
-        self._layout = layout
-        return layout
-
-    def __repr__(self) -> str:
-        return f"<QueryPlan {self.verb or 'unknown'}: {self.sql!r}>"
-
-
-def _for_columns(plan: QueryPlan, result: ResultColumns) -> QueryPlan:
-    """Return the plan for an equal expression whose columns are other objects."""
-    copy = QueryPlan.__new__(QueryPlan)
-    for name in QueryPlan.__slots__:
-        setattr(copy, name, getattr(plan, name))
-    copy._result = result
-    copy._shared = plan
-    copy._layout = copy._layout_names = None
-    return copy
 
 
 class _Entry:
@@ -132,7 +47,7 @@ class _Entry:
 class _Same:
     """What is known of one expression object that was run before."""
 
-    __slots__ = ("collected", "expression", "extracted", "plans", "reference", "result")
+    __slots__ = ("collected", "expression", "extracted", "plans", "reference", "result", "used")
 
     def __init__(
         self,
@@ -148,6 +63,7 @@ class _Same:
         self.collected = collected
         self.result = result
         self.plans: dict[Variant, QueryPlan] = {}
+        self.used = False
 
 
 #: SQL texts kept per expression object for lists of different lengths.
@@ -173,7 +89,9 @@ class QueryCache:
         # SQL text, or the fingerprint of an expression, to what was compiled.
         self._entries: dict[Any, _Entry] = {}
         # The same expression object again.
-        self._same: OrderedDict[Any, _Same] = OrderedDict()
+        self._same: dict[Any, _Same] = {}
+        # What is found needs no lock. It may be taken again by what the collector runs meanwhile.
+        self._lock = RLock()
 
     def prepare(
         self, query: Any, values: Mapping[Any, Any] | None = None
@@ -190,7 +108,8 @@ class QueryCache:
         if isinstance(query, str):
             plan, text = self._text(query)
             return plan, text.arguments(values), None
-        return self._expression(query, values, False)
+        same, values, _ = self._look_up(query, values, False)
+        return self._bound(same, values)
 
     def prepare_many(
         self, query: Any, rows: Iterable[Mapping[Any, Any]], batch_size: int
@@ -199,15 +118,35 @@ class QueryCache:
 
         Nothing is read of `rows` before the first batch is asked for, nor ahead of it.
         """
+        from fastdb.compiler_parts import check_row
+
         batch: list[tuple[Any, ...]] = []
         current: QueryPlan | None = None
+        same: _Same | None = None
+        keys: tuple[str, ...] | None = None
+        plain_types: frozenset[type] = frozenset()
         for number, row in enumerate(rows):
-            check_row(row, number)
+            if type(row) is not dict:
+                check_row(row, number)
             if isinstance(query, str):
                 plan, text = self._text(query)
                 args = text.arguments(row)
+            elif (
+                same is not None
+                and type(row) is dict
+                and tuple(row) == keys
+                and plain_types.issuperset(map(type, row.values()))
+            ):
+                # The names are most often those of the row before, and no value an expression.
+                self._hits += 1
+                plan, args, _ = self._bound(same, row)
             else:
-                plan, args, _ = self._expression(query, row, True)
+                same, values, keys = self._look_up(query, row, True)
+                plan, args, _ = self._bound(same, values)
+                if values is not None and len(values) == len(row):
+                    plain_types = _plain_types()
+                else:
+                    same = None  # what is not in `values` is in the statement
             if current is not None and (plan.sql != current.sql or len(batch) >= batch_size):
                 yield current, batch
                 batch = []
@@ -224,27 +163,31 @@ class QueryCache:
 
     def clear(self) -> None:
         """Forget every query; the counts start again."""
-        self._entries.clear()
-        self._same.clear()
-        self._hits = self._misses = self._evictions = 0
+        with self._lock:
+            self._entries.clear()
+            self._same.clear()
+            self._hits = self._misses = self._evictions = 0
 
     def _store(self, key: Any, entry: _Entry) -> None:
         entries = self._entries
         if not self._maxsize:
             return
-        entries[key] = entry
-        # Second chance: what was used since it was last looked at goes to the end of the queue,
-        # so that a look-up has no more to do than to set a flag.
-        while len(entries) > self._maxsize:
-            oldest = next(iter(entries))
-            found = entries.pop(oldest)
-            if found.used:
-                found.used = False
-                entries[oldest] = found
-            else:
-                self._evictions += 1
+        with self._lock:
+            entries[key] = entry
+            # Second chance: what was used since it was last looked at goes to the end of the
+            # queue, so that a look-up has no more to do than to set a flag.
+            while len(entries) > self._maxsize:
+                oldest = next(iter(entries))
+                found = entries.pop(oldest)
+                if found.used:
+                    found.used = False
+                    entries[oldest] = found
+                else:
+                    self._evictions += 1
 
     def _text(self, query: str) -> tuple[QueryPlan, CompiledText]:
+        if type(query) is not str:
+            query = str.__str__(query)  # it might equal the key of an expression
         entry = self._entries.get(query)
         if entry is not None:
             self._hits += 1
@@ -253,21 +196,27 @@ class QueryCache:
         self._misses += 1
         text = self._compiler.compile_text(query)
         plan = QueryPlan(text.parts)
-        self._store(str(query), _Entry(text, plan))
+        self._store(query, _Entry(text, plan))
         return plan, text
 
-    def _expression(
+    def _look_up(
         self, query: Any, values: Any, many: bool
-    ) -> tuple[QueryPlan, tuple[Any, ...], tuple[Any, ...] | None]:
+    ) -> tuple[_Same, Any, tuple[str, ...] | None]:
+        """Return what is known of an expression, and its values with their names."""
         original = query
         query, values, keys = self._compiler.adapt(query, values)
         same_key = (id(query), keys, many)
         same = self._same.get(same_key)
         if same is not None and same.reference() is query:
             self._hits += 1
-            self._same.move_to_end(same_key)
+            same.used = True
         else:
             same = self._find(query, keys, many, query is original, same_key)
+        return same, values, keys
+
+    def _bound(
+        self, same: _Same, values: Any
+    ) -> tuple[QueryPlan, tuple[Any, ...], tuple[Any, ...] | None]:
         variant, args, given = same.expression.arguments(values, same.extracted, same.collected)
         plan = variant.plan
         if plan is None:
@@ -277,13 +226,15 @@ class QueryCache:
             if own is None:
                 if len(same.plans) >= _MAX_PLANS:
                     same.plans.clear()
-                own = same.plans[variant] = _for_columns(plan, same.result)
+                own = same.plans[variant] = plan.for_columns(same.result)
             plan = own
         return plan, args, given
 
     def _find(
         self, query: Any, keys: tuple[str, ...] | None, many: bool, keep: bool, same_key: Any
     ) -> _Same:
+        from fastdb.compiler_fingerprint import fingerprint
+
         extracted = collected = None
         mark = fingerprint(query)
         entry: _Entry | None = None
@@ -312,8 +263,7 @@ class QueryCache:
             with contextlib.suppress(TypeError):
                 entry.recent = weakref.ref(query)
             if expression.result is not None and not expression.result.plain:
-                own = own_columns(query, at_once=keep)
-                result = expression.result.for_columns(own)
+                result = expression.result.for_query(query, at_once=keep)
         same = _Same(_no_reference, expression, extracted, collected, result)
         if keep and self._maxsize:
             self._remember(query, same, same_key)
@@ -325,15 +275,29 @@ class QueryCache:
         def forget(reference: weakref.ref[Any]) -> None:
             found = known.get(same_key)
             if found is not None and found.reference is reference:
-                del known[same_key]
+                known.pop(same_key, None)  # another thread may have been quicker
 
         try:
             same.reference = weakref.ref(query, forget)
         except TypeError:  # an expression class without weak references
             return
-        known[same_key] = same
-        if len(known) > self._maxsize:
-            known.popitem(last=False)
+        with self._lock:
+            known[same_key] = same
+            while len(known) > self._maxsize:
+                try:
+                    oldest = next(iter(known))
+                    oldest_same = known.pop(oldest, None)
+                except (RuntimeError, StopIteration):  # one was forgotten meanwhile
+                    continue
+                if oldest_same is not None and oldest_same.used:
+                    oldest_same.used = False
+                    known[oldest] = oldest_same
+
+
+def _plain_types() -> frozenset[type]:
+    from fastdb.compiler_statement import PLAIN_TYPES
+
+    return PLAIN_TYPES
 
 
 class _Nothing:

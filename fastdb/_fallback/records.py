@@ -7,7 +7,6 @@ that no descriptor is left through which a record could be written; this module 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from copy import deepcopy
 from functools import lru_cache
 from itertools import count
 from operator import index
@@ -169,6 +168,8 @@ class Record(metaclass=_RecordType):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Record:
         """Return a record of deep copies, or itself where they are the values themselves."""
+        from copy import deepcopy
+
         values = _values_of(self)
         copied = deepcopy(values, memo)
         known = memo.get(id(self))  # a value holds the record

@@ -18,6 +18,7 @@ __all__ = [
     "Record",
     "RecordLayout",
     "ResultReader",
+    "StatementWriter",
 ]
 
 COMPILED: bool
@@ -37,15 +38,19 @@ if _refused and _required:
     )
 
 if TYPE_CHECKING:
+    from fastdb._speedups.mysql_literals import StatementWriter
     from fastdb._speedups.mysql_rows import ResultReader
-    from fastdb._speedups.query_cache import CacheInfo, QueryCache, QueryPlan
+    from fastdb._speedups.plans import QueryPlan
+    from fastdb._speedups.query_cache import CacheInfo, QueryCache
     from fastdb._speedups.records import Record, RecordLayout
 else:
     COMPILED = False
     if not _refused:
         try:
+            from fastdb._speedups.mysql_literals import StatementWriter
             from fastdb._speedups.mysql_rows import ResultReader
-            from fastdb._speedups.query_cache import CacheInfo, QueryCache, QueryPlan
+            from fastdb._speedups.plans import QueryPlan
+            from fastdb._speedups.query_cache import CacheInfo, QueryCache
             from fastdb._speedups.records import Record, RecordLayout
         except ImportError as exc:
             if _required:
@@ -57,8 +62,10 @@ else:
         else:
             COMPILED = True
     if not COMPILED:
+        from fastdb._fallback.mysql_literals import StatementWriter
         from fastdb._fallback.mysql_rows import ResultReader
-        from fastdb._fallback.query_cache import CacheInfo, QueryCache, QueryPlan
+        from fastdb._fallback.plans import QueryPlan
+        from fastdb._fallback.query_cache import CacheInfo, QueryCache
         from fastdb._fallback.records import Record, RecordLayout
 
 

@@ -1,4 +1,5 @@
 # cython: language_level=3, binding=False, embedsignature=True, embedsignature.format=clinic
+# cython: freethreading_compatible=True
 # (binding: see records.pyx)
 """Read results of MySQL's text protocol: many packets a call, straight into records.
 
@@ -16,12 +17,20 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_Clear
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
-from cpython.object cimport PyObject
+from cpython.object cimport PyObject, PyObject_IsTrue
 from cpython.ref cimport Py_DECREF
 from cpython.tuple cimport PyTuple_New
 from libc.string cimport memcpy
 
-from fastdb._speedups.records cimport FASTDB_VALUES, RecordLayout, blank_record, track_record
+from fastdb._speedups cimport records
+from fastdb._speedups.records cimport (
+    FASTDB_VALUES,
+    PyGC_Enable,
+    RecordLayout,
+    blank_record,
+    fastdb_pause_collector,
+    track_record,
+)
 
 from fastdb.exceptions import InterfaceError, InternalError
 
@@ -30,6 +39,7 @@ __all__ = ["ResultReader"]
 cdef extern from *:
     """
     #include <float.h>
+    #include <math.h>
     #include "datetime.h"
 
     /* Not at import: programs without MySQL need no datetime. */
@@ -49,8 +59,59 @@ cdef extern from *:
     #define FASTDB_EXACT_DIGITS 0
     #endif
 
+    /* Return the float that is nearest to digits / 10**scale, halves to even, as strtod does; 0 for
+       what is not so written. With the digits shifted to the top of 127 bits, the quotient has 63
+       bits at least; with "something is left" as its lowest bit it rounds as the fraction does,
+       and no power of two here takes it out of the range of normal numbers. */
+    #ifdef __SIZEOF_INT128__
+    #define FASTDB_MOST_DIGITS 19
+    static int
+    fastdb_quotient(unsigned long long digits, int scale, double *number)
+    {
+        static const unsigned long long powers[] = {
+            1ULL, 10ULL, 100ULL, 1000ULL, 10000ULL, 100000ULL, 1000000ULL, 10000000ULL,
+            100000000ULL, 1000000000ULL, 10000000000ULL, 100000000000ULL, 1000000000000ULL,
+            10000000000000ULL, 100000000000000ULL, 1000000000000000ULL, 10000000000000000ULL,
+            100000000000000000ULL, 1000000000000000000ULL, 10000000000000000000ULL,
+        };
+        unsigned __int128 dividend, quotient;
+        unsigned long long bits, high, rest;
+        int shift, drop;
+        if (scale < 0 || scale > 19) {
+            return 0;
+        }
+        if (digits == 0) {
+            *number = 0.0;
+            return 1;
+        }
+        shift = __builtin_clzll(digits);
+        dividend = (unsigned __int128)(digits << shift) << 63;
+        shift += 63;
+        quotient = dividend / powers[scale];
+        rest = dividend != quotient * powers[scale];
+        high = (unsigned long long)(quotient >> 64);
+        drop = high ? 74 - __builtin_clzll(high)
+                    : 10 - __builtin_clzll((unsigned long long)quotient);
+        /* 54 bits: those of the float, and one that tells which half. */
+        bits = (unsigned long long)(quotient >> drop);
+        rest |= ((unsigned __int128)bits << drop) != quotient;
+        bits += (bits & 1) & (rest | (bits >> 1));
+        *number = ldexp((double)(bits >> 1), drop + 1 - shift);
+        return 1;
+    }
+    #else
+    #define FASTDB_MOST_DIGITS FASTDB_EXACT_DIGITS
+    static int
+    fastdb_quotient(unsigned long long digits, int scale, double *number)
+    {
+        return 0;
+    }
+    #endif
+
     #define FASTDB_ITEMS(row) (((PyTupleObject *)(row))->ob_item)
     """
+    int FASTDB_MOST_DIGITS
+    bint fastdb_quotient(unsigned long long digits, int scale, double *number)
     int fastdb_import_datetime() except -1
     int FASTDB_EXACT_DIGITS
     PyObject **FASTDB_ITEMS(PyObject *row)
@@ -74,6 +135,8 @@ cdef extern from *:
     ) except NULL
     double PyOS_string_to_double(const char *text, char **end, PyObject *overflow) except? -1.0
     PyObject *Py_None
+    PyObject *Py_True
+    PyObject *Py_False
     void Incref "Py_INCREF"(PyObject *)
     void Decref "Py_DECREF"(PyObject *)
     void PyObject_GC_Track(PyObject *)
@@ -96,7 +159,7 @@ cdef enum State:
 
 # How a text becomes a value; what is none of the common form takes the way of CALL.
 cdef enum Kind:
-    PLAIN, CALL, INTEGER, FLOAT, DATETIME, DATE, TIME
+    PLAIN, CALL, INTEGER, FLOAT, DATETIME, DATE, TIME, BOOLEAN
 
 cdef enum Encoding:
     NONE, ASCII, UTF8, OTHER
@@ -221,9 +284,10 @@ cdef PyObject *float_of(const unsigned char *text, Py_ssize_t size) except? NULL
     cdef char buffer[64]
     cdef char *end
     cdef double number
-    cdef long long mantissa = 0
-    cdef int digits = 0
+    cdef unsigned long long mantissa = 0
+    cdef int digits = 0  # without zeros in front
     cdef int scale = 0
+    cdef bint any_digit = False
     cdef bint simple = True
     cdef bint fraction = False
     cdef unsigned char char
@@ -234,19 +298,24 @@ cdef PyObject *float_of(const unsigned char *text, Py_ssize_t size) except? NULL
     for position in range(negative, size):
         char = text[position]
         if c"0" <= char <= c"9":
-            digits += 1
-            if digits <= 15:
-                mantissa = mantissa * 10 + (char - c"0")
-                scale += fraction
+            any_digit = True
+            scale += fraction
+            if digits or char != c"0":
+                digits += 1
+                if digits <= 19:
+                    mantissa = mantissa * 10 + (char - c"0")
         elif char == c"." and not fraction:
             fraction = True
         elif char == c"e" or char == c"E" or char == c"-" or char == c"+":
             simple = False
         else:
             return NULL
-    if simple and 0 < digits <= FASTDB_EXACT_DIGITS:
-        number = <double>mantissa / POWERS[scale]
-        return FloatOf(-number if negative else number)
+    if simple and any_digit:
+        if digits <= FASTDB_EXACT_DIGITS and scale <= FASTDB_EXACT_DIGITS:
+            number = <double>mantissa / POWERS[scale]
+            return FloatOf(-number if negative else number)
+        if digits <= FASTDB_MOST_DIGITS and fastdb_quotient(mantissa, scale, &number):
+            return FloatOf(-number if negative else number)
     memcpy(buffer, text, size)
     buffer[size] = 0
     try:
@@ -365,8 +434,9 @@ cdef class ResultReader:
         decoders: The converter for each type of column, as PyMySQL's ``decoders``.
         known: Pairs of a converter that need not be called and its kind: "int", "float",
             "datetime", "date", "time" or "as is".
-        layouts: Returns the layout for the names of the columns. Where it has no converters, rows
-            become its records; where it has, or raises an error, they stay tuples.
+        layouts: Returns the layout for the names of the columns. Rows become its records, unless
+            it has converters of which more is to be known than that they are SQLAlchemy's for
+            booleans and floats, or raises an error: then they stay tuples.
         limit: The number of rows to take, further ones are dropped; -1 takes all.
 
     Attributes:
@@ -394,7 +464,6 @@ cdef class ResultReader:
     cdef readonly bint lost
     cdef readonly bint has_next
     cdef readonly tuple names
-    cdef readonly list rows
     cdef readonly bytes error
     cdef readonly bytes message
     cdef readonly object affected_rows
@@ -404,6 +473,8 @@ cdef class ResultReader:
 
     cdef State _state
     cdef bint _feeding
+    cdef list _rows
+    cdef bint _paused  # the collector, by the call of feed() that runs
     cdef bint _use_unicode
     cdef bint _calls  # a converter is called, whose values may be containers
     cdef str _encoding_name
@@ -441,7 +512,7 @@ cdef class ResultReader:
         self._layouts = layouts
         self._limit = limit
         self._state = FIRST
-        self.rows = []
+        self._rows = []
 
     def __dealloc__(self):
         PyMem_Free(self._columns)
@@ -450,6 +521,12 @@ cdef class ResultReader:
     def ended(self):
         return self._state == ENDED
 
+    @property
+    def rows(self):
+        with cython.critical_section(self):  # the others never change once they are set
+            return self._rows
+
+    @cython.critical_section
     def feed(self, bytes data not None, Py_ssize_t position=0, Py_ssize_t size=-1):
         """Read packets out of `data` from `position` on; return the position of the first unread.
 
@@ -468,14 +545,26 @@ cdef class ResultReader:
             raise InterfaceError("feed() is running already")
         self._feeding = True
         try:
+            if self._state == ROWS:
+                self.pause_collector()
             return self.read(data, position, size)
         finally:
             self._feeding = False
+            if self._paused:
+                self._paused = False
+                PyGC_Enable()
 
     def take(self):
         """Return the rows that were read since the last time."""
-        rows, self.rows = self.rows, []
-        return rows
+        with cython.critical_section(self):
+            rows, self._rows = self._rows, []
+            return rows
+
+    cdef int pause_collector(self) noexcept:
+        """Keep the cyclic collector from looking through rows that are nothing for it."""
+        if not self._calls and fastdb_pause_collector():
+            self._paused = True
+        return 0
 
     cdef Py_ssize_t read(self, bytes data, Py_ssize_t position, Py_ssize_t size) except -1:
         cdef const unsigned char *start = <const unsigned char *>PyBytes_AS_STRING(data)
@@ -484,7 +573,7 @@ cdef class ResultReader:
         cdef bytes joined
         self.missing = 0
         while self._state != ENDED:
-            if size >= 0 and self._state == ROWS and len(self.rows) >= size:
+            if size >= 0 and self._state == ROWS and len(self._rows) >= size:
                 break
             left = PyBytes_GET_SIZE(data) - position
             if left < 4:
@@ -642,7 +731,12 @@ cdef class ResultReader:
 
     cdef int begin_rows(self) except -1:
         self.names = tuple(self._names)
+        self.choose_layout()
         self._state = ROWS
+        self.pause_collector()
+        return 0
+
+    cdef int choose_layout(self) except -1:
         if self._layouts is None:
             return 0
         try:
@@ -651,12 +745,33 @@ cdef class ResultReader:
             return 0  # whoever makes records of the tuples asks again, and is told
         if (
             type(layout) is RecordLayout
-            and (<RecordLayout>layout)._converters is None
             and (<RecordLayout>layout)._size == self._count
+            and self.can_convert(<RecordLayout>layout)
         ):
             self._layout = layout
             self.makes_records = True
         return 0
+
+    cdef bint can_convert(self, RecordLayout layout) noexcept:
+        """Take over what the layout's converters do, if that is known and cannot fail."""
+        cdef Py_ssize_t position
+        cdef int code
+        cdef Kind kind
+        if layout._converters is None:
+            return True
+        for position in range(self._count):
+            code = layout._code_of[position]
+            kind = self._columns[position].kind
+            if not (
+                code == records.NONE
+                or (code == records.BOOLEAN and kind == INTEGER)
+                or (code == records.NUMBER and kind == FLOAT)
+            ):
+                return False
+        for position in range(self._count):
+            if layout._code_of[position] == records.BOOLEAN:
+                self._columns[position].kind = BOOLEAN
+        return True
 
     cdef int read_row(self, Packet *packet) except -1:
         if self._layout is not None:
@@ -670,7 +785,7 @@ cdef class ResultReader:
             PyObject_GC_UnTrack(<PyObject *>row)
             self.fill(FASTDB_ITEMS(<PyObject *>row), packet)
             PyObject_GC_Track(<PyObject *>row)
-        self.rows.append(row)
+        self._rows.append(row)
         return 0
 
     cdef int fill(self, PyObject **values, Packet *packet) except -1:
@@ -691,19 +806,26 @@ cdef class ResultReader:
     cdef PyObject *decode(
         self, Column *column, const unsigned char *text, Py_ssize_t size
     ) except NULL:
-        cdef PyObject *value = NULL
-        cdef PyObject *decoded
         if column.kind == PLAIN:
             return self.decode_text(column.encoding, text, size)
-        if column.kind == INTEGER:
+        if column.kind == BOOLEAN:
+            return self.decode_boolean(column, text, size)
+        return self.decode_as(column.kind, column, text, size)
+
+    cdef PyObject *decode_as(
+        self, Kind kind, Column *column, const unsigned char *text, Py_ssize_t size
+    ) except NULL:
+        cdef PyObject *value = NULL
+        cdef PyObject *decoded
+        if kind == INTEGER:
             value = integer_of(text, size)
-        elif column.kind == FLOAT:
+        elif kind == FLOAT:
             value = float_of(text, size)
-        elif column.kind == DATETIME:
+        elif kind == DATETIME:
             value = datetime_of(text, size)
-        elif column.kind == DATE:
+        elif kind == DATE:
             value = date_of(text, size)
-        elif column.kind == TIME:
+        elif kind == TIME:
             value = time_of(text, size)
         if value is not NULL:
             return value
@@ -712,6 +834,22 @@ cdef class ResultReader:
             return CallOneArg(column.converter, decoded)
         finally:
             Decref(decoded)
+
+    cdef PyObject *decode_boolean(
+        self, Column *column, const unsigned char *text, Py_ssize_t size
+    ) except NULL:
+        cdef PyObject *number
+        cdef PyObject *value
+        if size == 1 and (text[0] == c"0" or text[0] == c"1"):
+            value = Py_True if text[0] == c"1" else Py_False
+        else:
+            number = self.decode_as(INTEGER, column, text, size)
+            try:
+                value = Py_True if PyObject_IsTrue(<object>number) else Py_False
+            finally:
+                Decref(number)
+        Incref(value)
+        return value
 
     cdef PyObject *decode_text(
         self, Encoding encoding, const unsigned char *text, Py_ssize_t size

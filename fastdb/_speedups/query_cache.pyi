@@ -1,11 +1,10 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from fastdb._speedups.records import RecordLayout
+from fastdb._speedups.plans import QueryPlan
 from fastdb.compiler import Compiler
-from fastdb.compiler_parts import PlanParts
 
-__all__ = ["CacheInfo", "QueryCache", "QueryPlan"]
+__all__ = ["CacheInfo", "QueryCache"]
 
 class CacheInfo(NamedTuple):
     hits: int
@@ -13,30 +12,6 @@ class CacheInfo(NamedTuple):
     evictions: int
     maxsize: int
     currsize: int
-
-class QueryPlan:
-    def __init__(self, parts: PlanParts) -> None: ...
-    @property
-    def sql(self) -> str: ...
-    @property
-    def verb(self) -> str: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def returning(self) -> bool: ...
-    @property
-    def implicit_returning(self) -> bool: ...
-    @property
-    def returns_rows(self) -> bool: ...
-    @property
-    def changes_session(self) -> bool: ...
-    @property
-    def implicit_commit(self) -> bool: ...
-    @property
-    def is_expression(self) -> bool: ...
-    @property
-    def key_sources(self) -> tuple[tuple[Any, ...], ...] | None: ...
-    def layout(self, names: tuple[str, ...]) -> RecordLayout: ...
 
 class QueryCache:
     def __init__(self, compiler: Compiler, maxsize: int = 1024) -> None: ...

@@ -17,9 +17,36 @@ cdef extern from *:
     #define FASTDB_VALUES(record) (((fastdb_record *)(record))->values)
     #define FASTDB_SIZE(record) \\
         ((Py_TYPE(record)->tp_basicsize - FASTDB_HEAD) / (Py_ssize_t)sizeof(PyObject *))
+
+    /* Return whether the cyclic collector was running, which is not to run until enabled again.
+       Where threads run at the same time, another one might be about to do the same. */
+    static inline int
+    fastdb_pause_collector(void)
+    {
+    #ifdef Py_GIL_DISABLED
+        return 0;
+    #else
+        return PyGC_Disable();
+    #endif
+    }
     """
+    int fastdb_pause_collector()
+    int PyGC_Enable()
     PyObject **FASTDB_VALUES(PyObject *record)
     Py_ssize_t FASTDB_SIZE(PyObject *record)
+
+
+# What is known of a converter. Those with a name of their own do what SQLAlchemy's do.
+cdef enum ConverterCode:
+    NONE = 0
+    ANY = 1  # nothing is known
+    BOOLEAN = 2
+    NUMBER = 3
+    DATETIME = 4
+    DATE = 5
+    TIME = 6
+    JSON = 7
+    LOOKUP = 8
 
 
 cdef class RecordLayout:
@@ -31,6 +58,7 @@ cdef class RecordLayout:
     cdef Py_ssize_t _size
     cdef bytes _codes  # of the converters
     cdef const unsigned char *_code_of  # the same
+    cdef bint _runs_python  # some converter may run code of the user's
 
     cdef Py_ssize_t resolve(self, object key) except -2
 

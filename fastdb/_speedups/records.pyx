@@ -1,4 +1,5 @@
 # cython: language_level=3, binding=False, embedsignature=True, embedsignature.format=clinic
+# cython: freethreading_compatible=True
 # binding=False: methods are then CPython's own descriptors, which check what `self` is. Cython's
 # functions do not: Record.keys(5) would read the memory of an int.
 """Make records: one immutable class per tuple of names, one layout per query.
@@ -11,17 +12,18 @@ A record is a C struct, the layout's pointer and then the values in the order of
 * No pointer in a record is ever NULL where Python code can see it: a record is filled before
   anyone gets hold of it, nothing can delete a member, and there is no ``tp_clear``. Like a tuple a
   record is immutable and younger than its values, so that a cycle through it always holds
-  something else which the collector can clear.
+  something else which the collector can clear. The same holds for layouts and mapping views.
 * Every instance of :class:`Record` is an instance of a class made here: ``Record.tp_new`` refuses,
   subclasses are refused, and ``Record`` has a field of its own, which keeps ``object.__new__`` and
   other layouts out. The methods may therefore trust the struct.
 
-The collector need not look at records whose values are all atomic; they are never tracked.
+The collector need not look at records whose values are all atomic; they are never tracked. So it
+misses one kind of cycle: such a record kept in what the columns or converters of its own layout
+hold, in ``Table.info`` for example, stays as long as the process.
 """
 
 cimport cython
-from cpython cimport datetime as c_datetime
-from cpython.dict cimport PyDict_GetItemWithError
+from cpython.dict cimport PyDict_CheckExact, PyDict_GetItemWithError
 from cpython.float cimport PyFloat_CheckExact
 from cpython.long cimport PyLong_AsLongAndOverflow, PyLong_AsSsize_t, PyLong_CheckExact
 from cpython.number cimport PyIndex_Check
@@ -38,8 +40,9 @@ from cpython.tuple cimport (
 )
 from cpython.unicode cimport PyUnicode_Check, PyUnicode_CheckExact
 
+from fastdb._speedups.dates cimport import_datetime, new_date, new_datetime, new_time
+
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from functools import lru_cache
 from sys import intern, modules
 
@@ -67,6 +70,35 @@ cdef extern from *:
         base->tp_new = fastdb_record_refuse;
         base->tp_vectorcall = NULL;  /* Cython's way past tp_new */
         base->tp_flags &= ~Py_TPFLAGS_BASETYPE;
+    }
+
+    #ifdef Py_GIL_DISABLED
+    static PyMutex fastdb_record_opened;
+    #endif
+
+    /* Make a class while the base is open. No Python code runs in between: up to 3.11 the
+       collector could run some, later it waits for the interpreter's loop. Without the GIL another
+       thread may then derive a class of its own; it gets no instance of it. */
+    static PyObject *
+    fastdb_record_derive(PyTypeObject *base, PyType_Spec *spec, PyObject *bases)
+    {
+        PyObject *type;
+    #ifdef Py_GIL_DISABLED
+        PyMutex_Lock(&fastdb_record_opened);
+    #elif PY_VERSION_HEX < 0x030C0000
+        int collects = PyGC_Disable();
+    #endif
+        base->tp_flags |= Py_TPFLAGS_BASETYPE;
+        type = PyType_FromSpecWithBases(spec, bases);
+        base->tp_flags &= ~Py_TPFLAGS_BASETYPE;
+    #ifdef Py_GIL_DISABLED
+        PyMutex_Unlock(&fastdb_record_opened);
+    #elif PY_VERSION_HEX < 0x030C0000
+        if (collects) {
+            PyGC_Enable();
+        }
+    #endif
+        return type;
     }
 
     /* Neither zeroed nor tracked. */
@@ -197,9 +229,7 @@ cdef extern from *:
             };
             bases = PyTuple_Pack(1, base);
             if (bases != NULL) {
-                base->tp_flags |= Py_TPFLAGS_BASETYPE;
-                type = PyType_FromSpecWithBases(&spec, bases);
-                base->tp_flags &= ~Py_TPFLAGS_BASETYPE;
+                type = fastdb_record_derive(base, &spec, bases);
                 Py_DECREF(bases);
             }
         }
@@ -214,7 +244,6 @@ cdef extern from *:
     void fastdb_record_zero(PyObject *record)
     void fastdb_record_fill(PyObject *record, PyObject *row)
     void fastdb_record_track(PyObject *record)
-    void fastdb_record_drop(PyObject *record)
     PyObject *PySequence_GetItem(object row, Py_ssize_t position) except NULL
     Py_ssize_t PyNumber_AsSsize_t(object number, PyObject *clip) except? -1
     bint PyUnicode_IS_COMPACT_ASCII(object text)
@@ -256,6 +285,27 @@ cdef inline RecordLayout layout_of(Record record):
     return <RecordLayout>record._layout
 
 
+cdef inline Py_ssize_t checked(RecordLayout layout, object found) except -2:
+    """Return the position that a dict or a function of the user's gives, if there is such one.
+
+    The dict of the positions is one, too: who asks the collector gets hold of it.
+    """
+    cdef Py_ssize_t position = found
+    if <size_t>position >= <size_t>layout._size:
+        raise missing_position(layout._size, position)
+    return position
+
+
+cdef inline object named_value(Record record, object position):
+    return value_at(record, checked(layout_of(record), position))
+
+
+cdef inline Record record_of(RecordMapping mapping):
+    if mapping._record is None:  # the collector gives out views that are not made yet
+        raise ValueError("the view has no record")
+    return mapping._record
+
+
 cdef tuple values_of(object record):
     cdef Py_ssize_t size = size_of(record)
     cdef Py_ssize_t position
@@ -273,7 +323,7 @@ cdef Py_ssize_t position_of(Record record, object key) except -2:
     cdef PyObject *found
     if PyUnicode_Check(key):
         found = PyDict_GetItemWithError(layout._positions, key)
-        return -1 if found is NULL else PyLong_AsSsize_t(<object>found)
+        return -1 if found is NULL else checked(layout, <object>found)
     if PyIndex_Check(key) or PySlice_Check(key):
         return -1
     return layout.resolve(key)
@@ -285,6 +335,8 @@ cdef object make_record(RecordLayout layout, object row, bint convert):
     cdef Py_ssize_t size = layout._size
     cdef Py_ssize_t found, position
     cdef PyTypeObject *record_class = <PyTypeObject *>layout.record_class
+    if layout.record_class is None:  # the collector gives out layouts that are not made yet
+        raise InterfaceError("the layout is not made yet")
     if type(row) is list:
         row = tuple(row)  # converters and finalizers can shrink a list, not a tuple
     if PyTuple_CheckExact(row):
@@ -306,13 +358,13 @@ cdef object make_record(RecordLayout layout, object row, bint convert):
             for position in range(size):
                 values[position] = PySequence_GetItem(row, position)
         except BaseException:
-            fastdb_record_drop(made)
+            Py_DECREF(<object>made)
             raise
     if convert and layout._converters is not None:
         try:
             convert_values(layout, FASTDB_VALUES(made))
         except BaseException:
-            fastdb_record_drop(made)
+            Py_DECREF(<object>made)
             raise
     fastdb_record_track(made)
     record = <object>made
@@ -352,17 +404,6 @@ cdef int convert_values(RecordLayout layout, PyObject **values) except -1:
 
 # -- converters: what SQLAlchemy's own do with the values that they usually get, without a call
 
-c_datetime.import_datetime()
-
-cdef enum:
-    NONE = 0
-    ANY = 1  # a converter of which nothing is known
-    BOOLEAN = 2
-    NUMBER = 3
-    DATETIME = 4
-    DATE = 5
-    TIME = 6
-
 
 cdef dict known_converters():
     """Return the codes of SQLAlchemy's own converters."""
@@ -370,6 +411,7 @@ cdef dict known_converters():
     processors = modules.get("sqlalchemy.engine.processors")
     if processors is None:
         return {}
+    import_datetime()
     return {
         processors.int_to_boolean: BOOLEAN,
         processors.to_float: NUMBER,
@@ -381,9 +423,15 @@ cdef dict known_converters():
 
 cdef bytes codes_of(tuple converters):
     known = known_converters()
+    stand_ins = modules.get("fastdb.compiler_converters")  # nor this
     codes = bytearray()
     for converter in converters:
         code = NONE if converter is None else ANY
+        if stand_ins is not None:
+            if type(converter) is stand_ins.JSONConverter:
+                code = JSON
+            elif type(converter) is stand_ins.LookupConverter:
+                code = LOOKUP
         for other, its_code in known.items():
             if converter is other:
                 code = its_code
@@ -393,7 +441,9 @@ cdef bytes codes_of(tuple converters):
 
 cdef inline object converted(int code, object converter, object value):
     """Return what a converter makes of a value."""
-    cdef object made
+    cdef object made, members, scanned
+    cdef Py_ssize_t end
+    cdef PyObject *member
     if code == ANY:
         return converter(value)
     if value is None:
@@ -401,7 +451,23 @@ cdef inline object converted(int code, object converter, object value):
     if code == BOOLEAN:
         if PyLong_CheckExact(value):
             return True if PyObject_IsTrue(value) else False
-    elif code != NUMBER and PyUnicode_CheckExact(value) and PyUnicode_IS_COMPACT_ASCII(value):
+    elif code == NUMBER or not PyUnicode_CheckExact(value):
+        pass
+    elif code == JSON:
+        try:
+            scanned, end = converter.scan(value, 0)
+            if end == PyUnicode_GET_LENGTH(value):
+                return scanned
+        except (StopIteration, ValueError):
+            pass  # no JSON, or something stands before it
+    elif code == LOOKUP:
+        members = converter.members
+        # MySQL has an empty text for what is no member.
+        if PyDict_CheckExact(members) and PyUnicode_GET_LENGTH(value):
+            member = PyDict_GetItemWithError(members, value)
+            if member is not NULL:
+                return <object>member
+    elif PyUnicode_IS_COMPACT_ASCII(value):
         made = parsed(
             code, <const unsigned char *>PyUnicode_1BYTE_DATA(value), PyUnicode_GET_LENGTH(value)
         )
@@ -422,7 +488,7 @@ cdef object parsed(int code, const unsigned char *text, Py_ssize_t size):
         if year < 1 or month < 1 or month > 12 or day < 1 or (day > 28 and not has(month, day)):
             return None
         if code == DATE:
-            return c_datetime.date_new(year, month, day) if size == 10 else None
+            return new_date(year, month, day) if size == 10 else None
         if size < 19 or (text[10] != c' ' and text[10] != c'T'):
             return None
         clock += 11
@@ -435,8 +501,8 @@ cdef object parsed(int code, const unsigned char *text, Py_ssize_t size):
     if not (0 <= hour < 24 and 0 <= minute < 60 and 0 <= second < 60 and micro >= 0):
         return None
     if code == TIME:
-        return c_datetime.time_new(hour, minute, second, micro, None)
-    return c_datetime.datetime_new(year, month, day, hour, minute, second, micro, None)
+        return new_time(hour, minute, second, micro)
+    return new_datetime(year, month, day, hour, minute, second, micro)
 
 
 cdef inline bint has(int month, int day) noexcept:
@@ -483,7 +549,7 @@ cdef class Record:
             found = PyDict_GetItemWithError(layout_of(self)._positions, key)
             if found is NULL:
                 raise missing_column(layout_of(self).names, key)
-            return value_at(self, PyLong_AsSsize_t(<object>found))
+            return named_value(self, <object>found)
         if PyLong_CheckExact(key) or PyIndex_Check(key):
             size = size_of(self)
             # What does not fit into a C integer is out of range, too.
@@ -560,6 +626,8 @@ cdef class Record:
 
     def __deepcopy__(self, memo):
         """Return a record of deep copies, or itself where they are the values themselves."""
+        from copy import deepcopy
+
         values = values_of(self)
         copied = deepcopy(values, memo)
         known = memo.get(id(self))  # a value holds the record
@@ -587,7 +655,7 @@ cdef class Record:
     def _asdict(self):
         """Return a dict of the values by name, the first of a repeated name."""
         return {
-            name: value_at(self, position)
+            name: named_value(self, position)
             for name, position in layout_of(self)._positions.items()
         }
 
@@ -598,6 +666,7 @@ cdef class Record:
 
 
 @cython.final
+@cython.no_gc_clear  # see the module's docstring
 @cython.collection_type("mapping")
 cdef class RecordMapping:
     """Show a record as a mapping of names to values.
@@ -611,19 +680,20 @@ cdef class RecordMapping:
         self._record = record
 
     def __len__(self):
-        return size_of(self._record)
+        return size_of(record_of(self))
 
     def __getitem__(self, key):
-        cdef Py_ssize_t position = position_of(self._record, key)
+        cdef Record record = record_of(self)
+        cdef Py_ssize_t position = position_of(record, key)
         if position < 0:
-            raise missing_column(layout_of(self._record).names, key)
-        return value_at(self._record, position)
+            raise missing_column(layout_of(record).names, key)
+        return value_at(record, position)
 
     def __iter__(self):
-        return iter(layout_of(self._record).names)
+        return iter(layout_of(record_of(self)).names)
 
     def __contains__(self, key):
-        return position_of(self._record, key) >= 0
+        return position_of(record_of(self), key) >= 0
 
     def __eq__(self, other):
         if not isinstance(other, Mapping):
@@ -658,6 +728,7 @@ cdef class RecordMapping:
 
 
 @cython.final
+@cython.no_gc_clear  # see the module's docstring
 cdef class RecordLayout:
     """Make the records of one query.
 
@@ -669,8 +740,9 @@ cdef class RecordLayout:
 
     # Not __init__, which could be called again on a layout that has records.
     def __cinit__(self, names, converters=None, columns=None):
-        self.names, self.record_class, self._positions = record_class(exact_names(names))
-        self._size = len(self.names)
+        names, record_class, self._positions = class_of(exact_names(names))
+        self.names = names
+        self._size = len(names)
         self._columns = columns
         if converters is not None:
             converters = tuple(converters)
@@ -683,17 +755,20 @@ cdef class RecordLayout:
                 self._converters = converters
                 self._codes = codes_of(converters)
                 self._code_of = self._codes
+                self._runs_python = ANY in self._codes
+        self.record_class = record_class  # last: without it, it makes no records
 
     def for_columns(self, columns):
         """Return a layout that differs only in how it finds columns."""
         cdef RecordLayout layout = RecordLayout.__new__(RecordLayout, (), None, columns)
         layout.names = self.names
-        layout.record_class = self.record_class
         layout._positions = self._positions
         layout._size = self._size
         layout._converters = self._converters
         layout._codes = self._codes
         layout._code_of = self._code_of
+        layout._runs_python = self._runs_python
+        layout.record_class = self.record_class
         return layout
 
     def records(self, rows):
@@ -705,8 +780,15 @@ cdef class RecordLayout:
             InterfaceError: A row has another number of values.
         """
         cdef list records = []
-        for row in rows:
-            records.append(make_record(self, row, True))
+        # The collector would look through the driver's rows again and again while records are
+        # made of them, and find nothing: it costs more than the records do.
+        cdef bint paused = not self._runs_python and fastdb_pause_collector()
+        try:
+            for row in rows:
+                records.append(make_record(self, row, True))
+        finally:
+            if paused:
+                PyGC_Enable()
         return records
 
     def record(self, row):
@@ -722,19 +804,13 @@ cdef class RecordLayout:
 
     cdef Py_ssize_t resolve(self, object key) except -2:
         """Return the position of a Column (or its like), -1 where there is none."""
-        cdef Py_ssize_t position
         if self._columns is not None:
             resolved = self._columns(key)
-            if resolved is None:
-                return -1
-            position = resolved
-            if position < 0 or position >= self._size:
-                raise missing_position(self._size, position)
-            return position
+            return -1 if resolved is None else checked(self, resolved)
         for attribute in ("name", "key"):
             name = getattr(key, attribute, None)
             if isinstance(name, str) and name in self._positions:
-                return self._positions[name]
+                return checked(self, self._positions[name])
         return -1
 
 
@@ -747,13 +823,9 @@ def exact_names(names):
     return tuple([intern(str.__str__(name)) for name in names])
 
 
-@lru_cache(maxsize=RECORD_CLASSES)
 def record_class(names):
-    """Return the names, their class and the first position of each name.
-
-    The cache holds what depends on names only: it is shared by every Database, like the interned
-    names themselves, and bounded.
-    """
+    """Return the names, a class of their own and the first position of each name."""
+    names = exact_names(names)  # whose strings the class points into
     positions = {}
     attributes = []
     for position, name in enumerate(names):
@@ -762,6 +834,10 @@ def record_class(names):
         positions.setdefault(name, position)
     return names, fastdb_record_type(Record, tuple(attributes)), positions
 
+
+# This holds what depends on names only: it is shared by every Database, like the interned names
+# themselves, and bounded.
+cdef object class_of = lru_cache(maxsize=RECORD_CLASSES)(record_class)
 
 fastdb_record_seal(Record)
 own_names = frozenset([name for name in dir(Record) if not name.startswith("__")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fastdb.drivers.mysql_base import MySQLBaseDriver
+from fastdb.drivers.mysql_exchange import COM_QUERY
 from fastdb.exceptions import DriverNotInstalledError
 
 try:
@@ -99,27 +100,32 @@ class AsyncmyDriver(MySQLBaseDriver):
         raw._transport = None
         raw._connected = False
 
-    def at_eof(self, raw: Any) -> bool:
-        """Return whether the peer has closed the connection, or it failed."""
-        broken: bool = raw._stream_broken
-        return broken
-
-    def has_unread(self, raw: Any) -> bool:
-        """Return whether bytes of the peer's wait to be read."""
+    def is_usable(self, raw: Any, reading: bool) -> bool:
+        """Return whether it is open and, unless a result is being read, nothing waits there."""
+        transport = raw._transport
+        if transport is None or transport.is_closing() or raw._stream_broken:
+            return False
         protocol = raw._proto
-        unread: bool = protocol.length > protocol.pos
-        return unread
+        return reading or protocol.length <= protocol.pos
 
     def encoders(self, raw: Any) -> Mapping[Any, Any]:
         """Return the writers of literals in force: those of `conv`, or of ``conversions``."""
         encoders: Mapping[Any, Any] = raw._encoders or self._default_encoders
         return encoders
 
-    async def read_result(
-        self, raw: Any, unbuffered: bool, limit: int | None, plan: QueryPlan | None
-    ) -> None:
-        """Read a statement's first result into ``raw._result``."""
-        await raw._read_query_result(unbuffered)
+    async def exchange(
+        self, raw: Any, sql: bytes, limit: int | None, plan: QueryPlan | None
+    ) -> Any:
+        """Send a statement, read its first result and return it."""
+        await raw._execute_command(COM_QUERY, sql)
+        await raw._read_query_result(False)
+        return raw._result
+
+    async def open_result(self, raw: Any, sql: bytes, plan: QueryPlan) -> Any:
+        """Send a statement, read the head of its first result and return that, unbuffered."""
+        await raw._execute_command(COM_QUERY, sql)
+        await raw._read_query_result(True)
+        return raw._result
 
     async def read_unbuffered(self, result: Any, size: int) -> list[Any]:
         """Return up to `size` further rows of an unbuffered result."""

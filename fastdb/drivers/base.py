@@ -7,7 +7,7 @@ A :class:`DriverConnection` wraps one connection of the driver's package. Its op
 Three rules hold for every operation:
 
 * Failures of the driver or the server are raised as :mod:`fastdb.exceptions`, made by
-  :func:`fastdb.exceptions.from_driver`; exceptions of the user's code (converters) pass unchanged.
+  :func:`fastdb.exceptions_driver.from_driver`; exceptions of the user's code pass unchanged.
 * An operation that is cancelled leaves the connection ready for the next one, or closed
   (:meth:`DriverConnection.is_alive` tells). No later operation ever sees its answer, and the
   statement does not go on running on the server.
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 if TYPE_CHECKING:
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     Args = tuple[Any, ...]
     Batch = tuple[QueryPlan, list[Args]]
 
+
+#: So many seconds ago a connection worked: the server has hardly hung up since. A look at the
+#: socket is a system call, which costs as much as all else that the pool does for a query.
+RECENTLY: Final = 0.001
 
 #: Seconds that go on being given to a command which must not be cut off, once it was cancelled.
 PATIENCE: Final = 1.0
@@ -52,14 +56,17 @@ class Outcome(NamedTuple):
     lastrowid: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class TransactionOptions:
+class TransactionOptions(NamedTuple):
     """How a transaction begins. None is the server's default."""
 
     isolation: str | None = None
     readonly: bool | None = None
     deferrable: bool | None = None
     begin: str | None = None
+
+
+#: A transaction as the server begins it when nothing is asked for.
+DEFAULT_OPTIONS: Final = TransactionOptions()
 
 
 class Driver(ABC):
@@ -124,10 +131,9 @@ class DriverConnection(ABC):
         raw: The driver's own connection object.
         dirty: Whether the session may differ from a fresh one; the pool then resets it.
         suspect: Whether something failed unexpectedly; the pool then checks it.
-        created_at: ``loop.time()`` when it was opened (the pool's).
-        idle_since: ``loop.time()`` when it was last returned (the pool's).
+        used_at: ``time.monotonic()`` when it was opened, or was last known to work.
         uses: How often it was lent (the pool's).
-        expires_at: ``loop.time()`` after which it is replaced (the pool's).
+        expires_at: ``time.monotonic()`` after which it is replaced (the pool's).
         holder: Who has leased it for more than one query, for messages.
         counts_inserts: Whether a raw insert without a generated key gives the number of rows.
         errors_spoil_transactions: Whether a failed statement spoils the transaction around it.
@@ -137,13 +143,12 @@ class DriverConnection(ABC):
     errors_spoil_transactions: ClassVar[bool] = False
 
     __slots__ = (
-        "created_at",
         "dirty",
         "expires_at",
         "holder",
-        "idle_since",
         "raw",
         "suspect",
+        "used_at",
         "uses",
     )
 
@@ -151,8 +156,7 @@ class DriverConnection(ABC):
         self.raw = raw
         self.dirty = False
         self.suspect = False
-        self.created_at = 0.0
-        self.idle_since = 0.0
+        self.used_at = 0.0
         self.uses = 0
         self.expires_at = float("inf")
         self.holder: object | None = None
@@ -160,15 +164,15 @@ class DriverConnection(ABC):
     # -- queries
 
     @abstractmethod
-    async def fetch_all(self, plan: QueryPlan, args: Args) -> list[Record]:
+    def fetch_all(self, plan: QueryPlan, args: Args) -> Awaitable[list[Record]]:
         """Return every row."""
 
     @abstractmethod
-    async def fetch_one(self, plan: QueryPlan, args: Args) -> Record | None:
+    def fetch_one(self, plan: QueryPlan, args: Args) -> Awaitable[Record | None]:
         """Return the first row, or None; the rest of the result is discarded."""
 
     @abstractmethod
-    async def execute(self, plan: QueryPlan, args: Args) -> Outcome:
+    def execute(self, plan: QueryPlan, args: Args) -> Awaitable[Outcome]:
         """Run one statement, whether it returns rows or not."""
 
     @abstractmethod
@@ -208,7 +212,7 @@ class DriverConnection(ABC):
         """
 
     @abstractmethod
-    async def commit(self) -> None:
+    def commit(self) -> Awaitable[None]:
         """Commit the outermost transaction; a COMMIT that became a ROLLBACK raises."""
 
     @abstractmethod
@@ -234,12 +238,20 @@ class DriverConnection(ABC):
     # -- the connection's life
 
     @abstractmethod
-    def is_alive(self) -> bool:
+    def is_alive(self, *, look: bool = True) -> bool:
         """Return whether the connection can be used, as far as can be told without a round trip.
 
         True only if it is open, idle, and the peer has neither closed it nor sent anything that
-        announces its end; a zero-timeout look at the socket is allowed.
+        announces its end.
+
+        Args:
+            look: Whether to look at the socket, too, without waiting; otherwise only what is
+                known already counts.
         """
+
+    def is_still_alive(self) -> bool:
+        """Return :meth:`is_alive`, without a look at the socket where it was used just now."""
+        return self.is_alive(look=monotonic() - self.used_at > RECENTLY)
 
     @abstractmethod
     async def check(self) -> None:

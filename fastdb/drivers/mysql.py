@@ -14,14 +14,14 @@ try:
     import pymysql.err
     from pymysql.charset import charset_by_name
 
-    from fastdb.drivers.mysql_raw import UNKNOWN_HOOK, DecodedResult, RawConnection
+    from fastdb.drivers.mysql_raw import DecodedResult, RawConnection
 except ImportError as error:
     raise DriverNotInstalledError(
         f"MySQL and MariaDB need the package aiomysql ({error}): pip install 'fastdb-sql[mysql]'"
     ) from error
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Mapping, Sequence
 
     from fastdb._speedups import QueryPlan, Record
 
@@ -65,28 +65,26 @@ class MySQLDriver(MySQLBaseDriver):
         """Note in the package's connection that it is closed."""
         raw._writer = raw._reader = None
 
-    def at_eof(self, raw: Any) -> bool:
-        """Return whether the peer has closed the connection, or it failed."""
-        reader = raw._reader
-        return reader is None or reader._eof or reader.exception() is not None
-
-    def has_unread(self, raw: Any) -> bool:
-        """Return whether bytes of the peer's wait to be read."""
-        return bool(raw._unread or raw._reader._buffer)
+    def is_usable(self, raw: Any, reading: bool) -> bool:
+        """Return whether it is open and, unless a result is being read, nothing waits there."""
+        usable: bool = raw.is_usable(reading)
+        return usable
 
     def encoders(self, raw: Any) -> Mapping[Any, Any]:
         """Return the writers of literals in force: PyMySQL's global ones unless `conv` has some."""
         encoders: Mapping[Any, Any] = raw.encoders
         return encoders
 
-    async def read_result(
-        self, raw: Any, unbuffered: bool, limit: int | None, plan: QueryPlan | None
-    ) -> None:
-        """Read a statement's first result into ``raw._result``."""
-        if UNKNOWN_HOOK:
-            await raw._read_query_result(unbuffered, limit)
-        else:
-            await raw.read_result(unbuffered, limit, plan)
+    def exchange(
+        self, raw: Any, sql: bytes, limit: int | None, plan: QueryPlan | None
+    ) -> Awaitable[Any]:
+        """Send a statement, read its first result and return it."""
+        exchanged: Awaitable[Any] = raw.exchange(sql, limit, plan)
+        return exchanged
+
+    async def open_result(self, raw: Any, sql: bytes, plan: QueryPlan) -> Any:
+        """Send a statement, read the head of its first result and return that, unbuffered."""
+        return await raw.open_result(sql, plan)
 
     async def read_unbuffered(self, result: Any, size: int) -> list[Any]:
         """Return up to `size` further rows of an unbuffered result."""
@@ -108,7 +106,7 @@ class MySQLDriver(MySQLBaseDriver):
 
     def records(self, plan: QueryPlan, result: Any, rows: Sequence[Any]) -> list[Record]:
         """Return the records of some of a result's rows, which may be records already."""
-        if isinstance(result, DecodedResult):
+        if type(result) is DecodedResult:
             if rows is result.rows:
                 rows = result.take()  # the connection keeps its last result, not the rows
             if result.makes_records:

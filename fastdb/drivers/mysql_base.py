@@ -11,15 +11,16 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from fastdb.drivers.base import Driver
-from fastdb.drivers.mysql_connection import MySQLConnection, ServerFacts
+from fastdb.drivers.mysql_connection import MySQLConnection
 from fastdb.drivers.mysql_errors import number_of, translate
-from fastdb.drivers.mysql_literals import LiteralWriter
+from fastdb.drivers.mysql_exchange import MySQLExchange, ServerFacts
+from fastdb.drivers.mysql_literals import statement_writer
 from fastdb.drivers.mysql_options import OWN_NAMES, Settings, read_settings
 from fastdb.exceptions import ConnectionFailedError, DatabaseError, Error, OptionError
 from fastdb.sql_text import Lexical
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Mapping, Sequence
     from types import ModuleType
 
     from sqlalchemy.engine import Dialect
@@ -57,7 +58,7 @@ class MySQLBaseDriver(Driver):
         """Check `options`; nothing is connected yet."""
         self.settings: Settings = read_settings(url, options, self.option_names())
         self._check_charset()
-        self.writer = LiteralWriter(self.converters)
+        self.writer = statement_writer(self.converters)
         self._mariadb_scheme = str(url.scheme).startswith("mariadb")
         self._facts: ServerFacts | None = None
         self._compiled_for: tuple[ServerFacts | None, Dialect] | None = None
@@ -113,9 +114,17 @@ class MySQLBaseDriver(Driver):
     async def connect(self) -> MySQLConnection:
         """Open a connection; cancelled or failed half-way, it leaves none behind."""
         password = await self._password()
+        task = asyncio.current_task()
+        assert task is not None
+        cancellations = task.cancelling()
         try:
             async with asyncio.timeout(self.settings.connect_timeout):
                 connection = await self._open(password, self._arguments(password))
+                if task.cancelling() > cancellations:
+                    # The wait_for() of CPython 3.11, which both packages call, loses one that
+                    # comes together with what it waits for.
+                    connection.terminate()
+                    raise asyncio.CancelledError
         except TimeoutError as error:
             raise self._refused(
                 2003, f"no answer within {self.settings.connect_timeout:g} seconds", error
@@ -198,7 +207,7 @@ class MySQLBaseDriver(Driver):
     # -- killing what was given up
 
     def order_kill(
-        self, connection: MySQLConnection, query_only: bool = False
+        self, connection: MySQLExchange, query_only: bool = False
     ) -> asyncio.Future[bool]:
         """Have a connection, or only its statement, killed over a connection of its own."""
         loop = asyncio.get_running_loop()
@@ -213,7 +222,7 @@ class MySQLBaseDriver(Driver):
             self._killer = loop.create_task(self._kill_ordered(), name="fastdb-mysql-kill")
         return order.done
 
-    async def kill(self, connection: MySQLConnection, *, query_only: bool = False) -> bool:
+    async def kill(self, connection: MySQLExchange, *, query_only: bool = False) -> bool:
         """Kill and wait for it, in bounds; return whether the server did it."""
         if asyncio.current_task() is self._killer:
             return False  # it was cancelled itself, and would wait for itself
@@ -293,26 +302,28 @@ class MySQLBaseDriver(Driver):
         """Note in the package's connection that it is closed."""
 
     @abstractmethod
-    def at_eof(self, raw: Any) -> bool:
-        """Return whether the peer has closed the connection, or it failed."""
+    def is_usable(self, raw: Any, reading: bool) -> bool:
+        """Return whether it is open and, unless a result is being read, nothing waits there.
 
-    @abstractmethod
-    def has_unread(self, raw: Any) -> bool:
-        """Return whether bytes of the peer's wait to be read."""
+        The socket itself is not looked at.
+        """
 
     @abstractmethod
     def encoders(self, raw: Any) -> Mapping[Any, Any]:
         """Return the writers of literals in force, by type."""
 
     @abstractmethod
-    async def read_result(
-        self, raw: Any, unbuffered: bool, limit: int | None, plan: QueryPlan | None
-    ) -> None:
-        """Read a statement's first result into ``raw._result``; rows above `limit` may be dropped.
+    def exchange(
+        self, raw: Any, sql: bytes, limit: int | None, plan: QueryPlan | None
+    ) -> Awaitable[Any]:
+        """Send a statement, read its first result and return it.
 
-        This and :meth:`read_unbuffered` are where rows are decoded, with a plan as its records
-        where the package's decoder can make them.
+        Rows above `limit` may be dropped. With a plan, rows may be its records already.
         """
+
+    @abstractmethod
+    async def open_result(self, raw: Any, sql: bytes, plan: QueryPlan) -> Any:
+        """Send a statement, read the head of its first result and return that, unbuffered."""
 
     @abstractmethod
     async def read_unbuffered(self, result: Any, size: int) -> list[Any]:

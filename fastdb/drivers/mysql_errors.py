@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fastdb import exceptions
-from fastdb.exceptions import ConnectionFailedError, QueryTimeoutError, from_driver
+from fastdb.exceptions import ConnectionFailedError, QueryTimeoutError
+from fastdb.exceptions_driver import from_driver
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

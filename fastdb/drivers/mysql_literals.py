@@ -1,4 +1,4 @@
-"""Values as SQL literals, and single-row inserts as multi-row ones.
+"""Values as SQL literals.
 
 MySQL's text protocol has no parameters: the client writes them into the statement. The drivers'
 own writers are not used as they stand: aiomysql 0.3.2 calls ``escape_bytes_prefixed``, which
@@ -9,21 +9,20 @@ PyMySQL 1.2 replaced by a string, so that any ``bytes`` ends in a TypeError; old
 from __future__ import annotations
 
 import datetime
-import re
 from enum import Enum
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from fastdb._speedups import StatementWriter
 from fastdb.exceptions import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
     from types import ModuleType
 
     Encoders = Mapping[Any, Callable[..., Any]]
 
-__all__ = ["InsertShape", "LiteralWriter", "insert_shape"]
+__all__ = ["Literals", "statement_writer"]
 
 
 def _boolean(value: Any) -> str:
@@ -105,27 +104,29 @@ def _string(value: Any, backslashes: bool) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-# The names that PyMySQL and asyncmy give their writers, and what stands in for each.
-_REPLACED: dict[str, Callable[[Any], str]] = {
-    "escape_bool": _boolean,
-    "escape_int": _integer,
-    "escape_float": _float,
-    "escape_bytes": _binary,
-    "escape_bytes_prefixed": _binary,
-    "escape_None": _null,
-    "escape_timedelta": _interval,
-    "escape_time": _time,
-    "escape_datetime": _datetime,
-    "escape_date": _date,
-    "escape_struct_time": _struct_time,
-    "Decimal2Literal": _decimal,
-    "decimal2literal": _decimal,
+# The names that PyMySQL and asyncmy give their writers, and what stands in for each; the kind is
+# what StatementWriter knows.
+_REPLACED: dict[str, tuple[Callable[[Any], str], str]] = {
+    "escape_int": (_integer, "int"),
+    "escape_None": (_null, "None"),
+    "escape_float": (_float, "float"),
+    "escape_bool": (_boolean, "bool"),
+    "escape_datetime": (_datetime, "datetime"),
+    "escape_date": (_date, "date"),
+    "escape_bytes": (_binary, "bytes"),
+    "escape_bytes_prefixed": (_binary, "bytes"),
+    "escape_time": (_time, "time"),
+    "escape_timedelta": (_interval, ""),
+    "escape_struct_time": (_struct_time, ""),
+    "Decimal2Literal": (_decimal, ""),
+    "decimal2literal": (_decimal, ""),
 }
+_STRINGS = ("escape_str", "escape_string")
 _SEQUENCES = ("escape_sequence", "escape_set", "escape_dict", "escape_not_supported")
 
 
-class LiteralWriter:
-    """Write values as literals, by the encoders of a driver's package.
+def statement_writer(converters: ModuleType) -> StatementWriter:
+    """Return what writes statements with literals, by the encoders of a driver's package.
 
     An encoder that a user put in place of the package's own is honoured; the package's own are
     replaced by those of this module.
@@ -133,39 +134,37 @@ class LiteralWriter:
     Args:
         converters: ``pymysql.converters`` or ``asyncmy.converters``.
     """
+    literals = Literals(converters)
+    return StatementWriter(literals.known, literals.literal)
+
+
+class Literals:
+    """Write any value as a literal."""
 
     def __init__(self, converters: ModuleType) -> None:
+        self._module = converters.__name__
         self._replaced: dict[int, Callable[[Any], str]] = {}
-        for name, function in _REPLACED.items():
+        known: list[tuple[Callable[..., Any], str]] = []
+        for name in _STRINGS:
+            if callable(theirs := getattr(converters, name, None)):
+                known.append((theirs, "str"))
+        self._strings = {id(theirs) for theirs, _ in known}
+        for name, (function, kind) in _REPLACED.items():
             if callable(theirs := getattr(converters, name, None)):
                 self._replaced[id(theirs)] = function
-        self._module = converters.__name__
-        self._strings = {
-            id(theirs)
-            for name in ("escape_string", "escape_str")
-            if callable(theirs := getattr(converters, name, None))
-        }
+                if kind:
+                    known.append((theirs, kind))
         self._sequences = {
             id(theirs) for name in _SEQUENCES if callable(theirs := getattr(converters, name, None))
         }
+        self.known = tuple(known)
 
-    def literals(
-        self, args: Iterable[Any], encoders: Encoders, backslashes: bool
-    ) -> tuple[str, ...]:
-        """Return the literal of each value.
-
-        Args:
-            args: The values.
-            encoders: A writer for each type.
-            backslashes: Whether a backslash escapes in strings (not so under
-                ``NO_BACKSLASH_ESCAPES``).
+    def literal(self, value: Any, encoders: Encoders, backslashes: bool) -> str:
+        """Return the literal of a value.
 
         Raises:
-            DataError: A value is of a type, or is itself, none that MySQL takes.
+            DataError: It is of a type, or is itself, none that MySQL takes.
         """
-        return tuple([self._literal(value, encoders, backslashes) for value in args])
-
-    def _literal(self, value: Any, encoders: Encoders, backslashes: bool) -> str:
         encoder = encoders.get(type(value))
         if encoder is None:
             found = self._inherited(value, encoders)
@@ -193,7 +192,7 @@ class LiteralWriter:
             raise self._unknown(value)
         if not value:
             raise DataError(f"cannot send an empty {type(value).__name__} to MySQL; '()' is no SQL")
-        return "(" + ",".join(self.literals(value, encoders, backslashes)) + ")"
+        return "(" + ",".join([self.literal(item, encoders, backslashes) for item in value]) + ")"
 
     def _inherited(self, value: Any, encoders: Encoders) -> Callable[..., Any] | str:
         for base in type(value).__mro__[1:-1]:
@@ -219,82 +218,3 @@ class LiteralWriter:
         return DataError(
             f"cannot send a value of type {kind.__module__}.{kind.__qualname__} to MySQL; {advice}"
         )
-
-
-class InsertShape(NamedTuple):
-    """The three parts of a single-row insert, each still to be formatted with ``%``."""
-
-    head: str
-    group: str
-    tail: str
-
-
-_TOKENS = {
-    backslashes: re.compile(
-        rf"""
-        (?P<string> '(?:[^'{escape}]|''{pair})*+' | "(?:[^"{escape}]|""{pair})*+" | `[^`]*` )
-      | (?P<executed> /\*M?! )
-      | (?P<comment> /\*.*?\*/ | \#[^\n]* | --(?=[\s]|$)[^\n]* )
-      | (?P<parameter> %s )
-      | (?P<word> [A-Za-z_0-9$\u0080-\uffff]+ )
-      | (?P<space> \s+ )
-      | (?P<mark> . )
-        """,
-        re.VERBOSE | re.DOTALL,
-    )
-    for backslashes, escape, pair in ((True, r"\\", r"|\\."), (False, "", ""))
-}
-# In these a row sees the ones before it: rows in one statement would not do the same.
-_ROW_BY_ROW = frozenset({"SELECT", "LAST_INSERT_ID", "LASTVAL", "ROW_COUNT", "FOUND_ROWS"})
-
-
-@lru_cache(maxsize=256)
-def insert_shape(sql: str, backslashes: bool) -> InsertShape | None:
-    """Split a plain single-row ``INSERT|REPLACE … VALUES (…)`` around its row.
-
-    Args:
-        sql: In "format" style.
-        backslashes: Whether a backslash escapes in strings.
-
-    Returns:
-        None where the statement is of another kind: where it has parameters outside the row,
-        several rows, or a row whose value may depend on the one before.
-    """
-    depth = 0
-    first = previous = ""
-    start = end = -1
-    tail_begins = ""
-    for match in _TOKENS[backslashes].finditer(sql):
-        kind, text = match.lastgroup, match.group()
-        if kind in ("space", "comment"):
-            continue
-        if kind == "executed" or (kind == "mark" and text in "'\"`"):
-            return None  # a quote that does not end
-        word = text.upper() if kind == "word" else ""
-        if not first:
-            first = word
-            if word not in ("INSERT", "REPLACE"):
-                return None
-        in_row = start >= 0 and end < 0
-        if kind == "parameter" and not in_row:
-            return None
-        if in_row and (word in _ROW_BY_ROW or text == "@"):
-            return None
-        if end >= 0 and not tail_begins:
-            tail_begins = word or text
-        if text == "(":
-            if depth == 0 and start < 0 and previous in ("VALUES", "VALUE"):
-                start = match.start()
-            depth += 1
-        elif text == ")":
-            depth -= 1
-            if depth < 0:
-                return None
-            if depth == 0 and in_row:
-                end = match.end()
-        elif word in ("SELECT", "SET", "WITH") and depth == 0 and start < 0:
-            return None
-        previous = word
-    if end < 0 or depth or tail_begins not in ("", ";", "ON", "AS", "RETURNING"):
-        return None
-    return InsertShape(sql[:start], sql[start:end], sql[end:])

@@ -1,86 +1,45 @@
 """aiomysql's connection, whose results our own decoder reads.
 
 aiomysql awaits the header and the body of each packet, and takes rows apart in Python. Here what
-the stream holds is taken at once and handed to :class:`fastdb._speedups.ResultReader`. That is done
-for an aiomysql whose workings are known (:data:`UNKNOWN_HOOK`); any other one decodes itself.
+has come is handed to :class:`fastdb._speedups.ResultReader` at once: the answer to a statement by
+the event loop itself (:mod:`fastdb.drivers.mysql_answers`), rows of an unbuffered result out of the
+stream. That is done for an aiomysql whose workings are known (:mod:`fastdb.drivers.mysql_hook`);
+any other one decodes itself.
 """
 
 from __future__ import annotations
 
 import asyncio
-import inspect
-import logging
+from struct import Struct
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import aiomysql
-import pymysql.converters
 import pymysql.err
-from aiomysql.connection import TEXT_TYPES, Connection, MySQLResult
-from pymysql.constants import CLIENT
+from aiomysql.connection import Connection, MySQLResult
 from pymysql.protocol import EOFPacketWrapper
 
 from fastdb._speedups import ResultReader
+from fastdb.drivers.mysql_answers import AnswerLostError, AnswerProtocol
+from fastdb.drivers.mysql_exchange import COM_QUERY
+from fastdb.drivers.mysql_hook import CONVERTERS, UNKNOWN_HOOK
 from fastdb.exceptions import Error
 
 if TYPE_CHECKING:
     from fastdb._speedups import QueryPlan
 
-__all__ = ["UNKNOWN_HOOK", "DecodedResult", "RawConnection"]
-
-_log = logging.getLogger("fastdb")
+__all__ = ["DecodedResult", "RawConnection"]
 
 _SSL = 1 << 11
 _MULTI_STATEMENTS = 1 << 16
-_DEPRECATE_EOF = 1 << 24
+_LARGEST_PACKET = 0xFFFFFF
+
+#: The length of a packet, its number 0, and its command.
+_HEAD = Struct("<iB")
 
 #: Bytes taken from the stream at once. What lacks more is waited for in one piece.
 _CHUNK = 1 << 18
 
 #: Rows dropped at once.
 _DROPPED_ROWS = 1000
-
-#: PyMySQL's own converters, whose values our decoder makes itself.
-_CONVERTERS = (
-    (pymysql.converters.through, "as is"),
-    (int, "int"),
-    (float, "float"),
-    (pymysql.converters.convert_datetime, "datetime"),
-    (pymysql.converters.convert_date, "date"),
-    (pymysql.converters.convert_timedelta, "time"),
-)
-_TEXT_TYPES = frozenset((15, 16, 249, 250, 251, 252, 253, 254, 255))
-
-
-def _unknown_hook() -> str:
-    """Return what about the installed aiomysql our decoder does not know, or nothing."""
-    version = str(aiomysql.__version__)
-    if not version.startswith(("0.2.", "0.3.")):
-        return f"its version is {version}"
-    if frozenset(TEXT_TYPES) != _TEXT_TYPES:
-        return "it decodes other types as texts"
-    if CLIENT.CAPABILITIES & _DEPRECATE_EOF:
-        return "it asks for results without EOF packets"
-    for name, used in (
-        ("_connect", "_reader"),
-        ("_execute_command", "_next_seq_id"),
-        ("_read_bytes", "readexactly"),
-        ("_read_packet", "_next_seq_id"),
-        ("_read_query_result", "init_unbuffered_query"),
-        ("next_result", "_read_query_result"),
-    ):
-        function = getattr(Connection, name, None)
-        if not inspect.iscoroutinefunction(function) or used not in function.__code__.co_names:
-            return f"its Connection.{name}() does not use {used}"
-    return ""
-
-
-UNKNOWN_HOOK = _unknown_hook()
-if UNKNOWN_HOOK:
-    _log.warning(
-        "aiomysql decodes rows itself, which takes longer: fastdb's decoder does not know this"
-        " aiomysql: %s",
-        UNKNOWN_HOOK,
-    )
 
 
 class _Result(MySQLResult):  # type: ignore[misc]
@@ -121,6 +80,13 @@ def _refuse_file(connection: Any) -> NoReturn:
     )
 
 
+def _lost_connection(reason: str = "") -> Exception:
+    error: Exception = pymysql.err.OperationalError(
+        2013, f"Lost connection to MySQL server during query{reason}"
+    )
+    return error
+
+
 class DecodedResult(ResultReader):
     """A result of our decoder, where aiomysql expects one of its own."""
 
@@ -153,13 +119,21 @@ class RawConnection(Connection):  # type: ignore[misc]
         # What was taken from the stream and belongs to what follows.
         self._unread = b""
         self._unread_from = 0
+        self._answers: AnswerProtocol | None = None
         encoders = {key: value for key, value in self.decoders.items() if type(key) is not int}
         if encoders:
             self.encoders = encoders
 
     async def _connect(self) -> None:
         self._unread = b""
+        self._answers = None
         await super()._connect()
+        # As it stands after the change to TLS, of which asyncio makes another transport.
+        transport = self._writer.transport
+        stream = transport.get_protocol()
+        if not UNKNOWN_HOOK and isinstance(stream, asyncio.StreamReaderProtocol):
+            self._answers = AnswerProtocol(stream, asyncio.get_running_loop())
+            transport.set_protocol(self._answers)
 
     async def _get_server_information(self) -> None:
         await super()._get_server_information()
@@ -203,21 +177,82 @@ class RawConnection(Connection):  # type: ignore[misc]
         rest: bytes = await super()._read_bytes(num_bytes - len(start))
         return start + rest if start else rest
 
-    async def read_result(
+    async def exchange(self, sql: bytes, limit: int | None, plan: QueryPlan | None) -> Any:
+        """Send a statement, read its first result and return it."""
+        self._ensure_alive()
+        last, answers = self._result, self._answers
+        if (
+            answers is None
+            or len(sql) + 1 >= _LARGEST_PACKET
+            or self._unread
+            or self._reader._buffer
+            or (last is not None and (last.unbuffered_active or last.has_next))
+        ):
+            await self._execute_command(COM_QUERY, sql)
+            if UNKNOWN_HOOK:
+                await self._read_query_result(False, limit)
+            else:
+                await self._read_result(False, limit, plan)
+            return self._result
+        self._result = None
+        self._next_seq_id = 1
+        result = self._new_result(limit, plan)
+        try:
+            answer = answers.expect(result)
+            self._writer.write(_HEAD.pack(len(sql) + 1, COM_QUERY) + sql)
+            await answer
+        except asyncio.CancelledError:
+            answers.give_up()
+            self._close_on_cancel()
+            raise
+        except AnswerLostError as error:
+            raise self._lost(error.__cause__) from error
+        except Error as error:
+            raise self._out_of_step(result, error) from error
+        self._settle(result, stray=bool(self._reader._buffer))
+        self._keep(result)
+        return result
+
+    async def open_result(self, sql: bytes, plan: QueryPlan) -> Any:
+        """Send a statement, read the head of its first result and return that, unbuffered."""
+        await self._execute_command(COM_QUERY, sql)
+        if UNKNOWN_HOOK:
+            await self._read_query_result(True)
+        else:
+            await self._read_result(True, None, plan)
+        return self._result
+
+    def is_usable(self, reading: bool) -> bool:
+        """Return whether it is open and, unless a result is being read, nothing waits there."""
+        reader = self._reader
+        if reader is None or self._writer.transport.is_closing():
+            return False
+        if reader._eof or reader.exception() is not None:
+            return False
+        return reading or not (self._unread or reader._buffer)
+
+    def _new_result(self, limit: int | None, plan: QueryPlan | None) -> DecodedResult:
+        return DecodedResult(
+            self._next_seq_id,  # a statement of 16 MB and more was several packets itself
+            self._encoding,
+            self.use_unicode,
+            self.decoders,
+            CONVERTERS,
+            None if plan is None else plan.layout,
+            -1 if limit is None else limit,
+        )
+
+    async def _read_result(
         self, unbuffered: bool, limit: int | None, plan: QueryPlan | None
     ) -> None:
         """Read a result into ``_result`` by our decoder, or its head only."""
         self._result = None
-        result = DecodedResult(
-            self._next_seq_id,
-            self._encoding,
-            self.use_unicode,
-            self.decoders,
-            _CONVERTERS,
-            None if plan is None else plan.layout,
-            -1 if limit is None else limit,
-        )
+        result = self._new_result(limit, plan)
         await self._read_into(result, 0 if unbuffered else -1)
+        self._keep(result)
+
+    def _keep(self, result: DecodedResult) -> None:
+        """Let aiomysql find the result where it looks for its own."""
         self._result = result
         if result.ended:
             rows = result.names is not None
@@ -247,27 +282,41 @@ class RawConnection(Connection):  # type: ignore[misc]
             try:
                 position = result.feed(data, position, size)
             except Error as error:
-                # The answer was not read to its end: nothing that follows can be understood.
-                self.close()
-                if result.lost:
-                    raise pymysql.err.OperationalError(
-                        2013, "Lost connection to MySQL server during query"
-                    ) from error
-                raise
+                raise self._out_of_step(result, error) from error
             if not result.missing:
                 break
             data, position = data[position:] + await self._receive(result.missing), 0
+        stray = position < len(data)
+        if stray and (not result.ended or result.has_next):
+            self._unread, self._unread_from = data, position
+            stray = False
+        self._settle(result, stray=stray)
+
+    def _settle(self, result: DecodedResult, *, stray: bool) -> None:
+        """Go on after what was read of a result; raise its error.
+
+        Args:
+            result: It has ended, or its head or some of its rows were read.
+            stray: Something came behind it that is not its own.
+        """
         self._next_seq_id = result.sequence
-        if position < len(data):
-            if result.ended and not result.has_next:
-                # Nobody asked for more. It would be taken for the answer to the next command.
-                self.close()
-            else:
-                self._unread, self._unread_from = data, position
+        if stray and not result.has_next:
+            # Nobody asked for more. It would be taken for the answer to the next command.
+            self.close()
         if result.error is not None:
             pymysql.err.raise_mysql_exception(result.error)
         if result.wants_file:
             _refuse_file(self)
+
+    def _out_of_step(self, result: DecodedResult, error: Error) -> Exception:
+        """Close, as nothing that follows can be understood; return the error to raise."""
+        self.close()
+        return _lost_connection() if result.lost else error
+
+    def _lost(self, error: BaseException | None) -> Exception:
+        """Close; return the error to raise."""
+        self.close()
+        return _lost_connection(f" ({error})" if isinstance(error, OSError) else "")
 
     async def _receive(self, missing: int) -> bytes:
         """Return what the stream has, of which `missing` bytes may be all that follows."""
@@ -282,9 +331,5 @@ class RawConnection(Connection):  # type: ignore[misc]
             self._close_on_cancel()
             raise
         except (EOFError, OSError) as error:
-            self.close()
-            reason = f" ({error})" if isinstance(error, OSError) else ""
-            raise pymysql.err.OperationalError(
-                2013, f"Lost connection to MySQL server during query{reason}"
-            ) from error
+            raise self._lost(error) from error
         return received

@@ -10,8 +10,8 @@ from fastdb.exceptions import (
     ConnectionFailedError,
     DriverNotInstalledError,
     OptionError,
-    from_driver,
 )
+from fastdb.exceptions_driver import from_driver
 
 try:
     import asyncpg

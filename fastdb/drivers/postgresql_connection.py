@@ -21,8 +21,8 @@ from fastdb.exceptions import (
     InternalError,
     NotSupportedError,
     TransactionError,
-    from_driver,
 )
+from fastdb.exceptions_driver import from_driver
 from fastdb.sql_text import Lexical, _statements
 
 if TYPE_CHECKING:
@@ -373,12 +373,12 @@ class PostgreSQLConnection(DriverConnection):
 
     # -- the connection's life
 
-    def is_alive(self) -> bool:
+    def is_alive(self, *, look: bool = True) -> bool:
         """Look at asyncpg's state and, without waiting, at the socket."""
         raw = self.raw
         if raw.is_closed() or self._transport.is_closing() or raw.is_cancelling:
             return False
-        events = self._poll.poll(0) if self._poll is not None else []
+        events = self._poll.poll(0) if look and self._poll is not None else []
         if not events:
             return True
         descriptor, event = events[0]

@@ -17,8 +17,8 @@ from fastdb.exceptions import (
     NotSupportedError,
     OperationalError,
     ProgrammingError,
-    from_driver,
 )
+from fastdb.exceptions_driver import from_driver
 
 if TYPE_CHECKING:
     from fastdb.drivers.postgresql_raw import TaggedConnection

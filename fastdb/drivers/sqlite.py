@@ -33,7 +33,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fastdb.drivers import sqlite_worker
-from fastdb.drivers.base import Driver, DriverConnection, DriverCursor, Outcome
+from fastdb.drivers.base import DEFAULT_OPTIONS, Driver, DriverConnection, DriverCursor, Outcome
 from fastdb.drivers.sqlite_mailbox import Mailbox
 from fastdb.drivers.sqlite_options import OPTION_NAMES, read_options
 from fastdb.drivers.sqlite_statements import StatementSession, Stream
@@ -42,7 +42,7 @@ from fastdb.exceptions import NotSupportedError, OptionError
 from fastdb.sql_text import Lexical
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
 
     from sqlalchemy.engine import Dialect
 
@@ -150,17 +150,17 @@ class SQLiteConnection(DriverConnection):
         try:
             if sqlite_worker.KNOWN_LAYOUT:
                 worker.on_foreign_job = session.note_foreign_job
+                worker.begin_due = session.begin_due
                 worker.start()
-                connection = await worker.run(
-                    session.open, driver.settings.address(driver.directory)
-                )
-                self.raw = RawConnection(worker, connection, driver.settings.chunk_size)
+                await worker.run(session.open, driver.settings.address(driver.directory))
+                self.raw = RawConnection(worker, session, driver.settings.chunk_size)
             else:
                 await self._open_unknown(session)
             if driver.settings.init is not None:
                 await driver.settings.init(self.raw)
             if sqlite_worker.KNOWN_LAYOUT and not driver.settings.memory:
                 await worker.run(session.adopt_waits)
+                worker.queue.has_foreign = False  # what `init` posted is done
         except BaseException:
             await worker.stop()
             raise
@@ -185,15 +185,15 @@ class SQLiteConnection(DriverConnection):
 
     # -- queries
 
-    def fetch_all(self, plan: QueryPlan, args: Args) -> Coroutine[Any, Any, list[Record]]:
+    def fetch_all(self, plan: QueryPlan, args: Args) -> Awaitable[list[Record]]:
         """Return every row."""
         return self._worker.run(self._session.fetch_all, plan, args)
 
-    def fetch_one(self, plan: QueryPlan, args: Args) -> Coroutine[Any, Any, Record | None]:
+    def fetch_one(self, plan: QueryPlan, args: Args) -> Awaitable[Record | None]:
         """Return the first row, or None."""
         return self._worker.run(self._session.fetch_one, plan, args)
 
-    def execute(self, plan: QueryPlan, args: Args) -> Coroutine[Any, Any, Outcome]:
+    def execute(self, plan: QueryPlan, args: Args) -> Awaitable[Outcome]:
         """Run one statement."""
         return self._worker.run(self._session.execute, plan, args)
 
@@ -243,15 +243,27 @@ class SQLiteConnection(DriverConnection):
         except sqlite3.ProgrammingError:  # closed by way of the raw connection
             return False
 
+    @property
+    def _is_ours(self) -> bool:
+        """Whether the connection is open, and none but our jobs can be on its thread."""
+        worker = self._worker
+        return sqlite_worker.KNOWN_LAYOUT and not worker.closed and not worker.queue.has_foreign
+
     async def begin(self, options: TransactionOptions) -> None:
         """Begin IMMEDIATE, unless the transaction is read-only or `begin` says otherwise.
+
+        Where the options ask for nothing, BEGIN travels with the first statement: a thread that is
+        woken costs more than SQLite's own work. It is that statement then that waits for the lock.
 
         Raises:
             NotSupportedError: Of the isolation levels, SQLite has SERIALIZABLE, and READ
                 UNCOMMITTED with a shared cache; nothing is deferrable.
         """
-        mode, pragmas = self._transaction_mode(options)
         session = self._session
+        if options == DEFAULT_OPTIONS and self._is_ours:
+            session.begin_later()
+            return
+        mode, pragmas = self._transaction_mode(options)
         try:
             await self._worker.run(session.begin, mode, pragmas)
         except asyncio.CancelledError:
@@ -280,12 +292,15 @@ class SQLiteConnection(DriverConnection):
         mode = begin or ("deferred" if options.readonly else "immediate")
         return mode.upper(), tuple(pragmas)
 
-    def commit(self) -> Coroutine[Any, Any, None]:
+    async def commit(self) -> None:
         """Commit, or raise where SQLite has rolled back; cancelled, it has happened or not."""
-        return self._worker.run(self._session.commit)
+        if not (self._is_ours and self._session.forget_begin()):
+            await self._worker.run(self._session.commit)
 
     async def rollback(self) -> None:
         """Roll back; not cancellable, and nothing to do where no transaction is open."""
+        if self._is_ours and self._session.forget_begin():
+            return
         if not self._worker.closed and (self._session.begun or self.in_transaction):
             await self._surely(self._session.rollback)
 
@@ -311,7 +326,7 @@ class SQLiteConnection(DriverConnection):
 
     # -- the connection's life
 
-    def is_alive(self) -> bool:
+    def is_alive(self, *, look: bool = True) -> bool:
         """Return whether the connection is open; a file cannot hang up."""
         return self._worker.is_alive()
 

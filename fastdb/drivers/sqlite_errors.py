@@ -17,15 +17,16 @@ from fastdb.exceptions import (
     NotSupportedError,
     OperationalError,
     ProgrammingError,
-    from_driver,
 )
+from fastdb.exceptions_driver import from_driver
 
 _BINDING: Final = (sqlite3.ProgrammingError, sqlite3.InterfaceError)
 
 __all__ = ["is_busy", "translated"]
 
 # SQLite reports all of these as plain SQLITE_ERROR; PEP 249 calls them programming errors.
-_PROGRAMMING = re.compile(
+# (`re` compiles it at the first error and keeps it.)
+_PROGRAMMING: Final = (
     r"syntax error|incomplete input|unrecognized token|no such|already exists|already another"
     r"|has no column|ambiguous column|duplicate column|wrong number of arguments|values for"
     r"|misuse of|may not be|cannot be (?:dropped|altered|modified|used)|unknown|must (?:be|have)"
@@ -51,7 +52,7 @@ def translated(error: Exception) -> Error:
     if isinstance(error, sqlite3.OperationalError):
         kind: type[Error] = OperationalError
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
-        if code == sqlite3.SQLITE_ERROR and _PROGRAMMING.search(message):
+        if code == sqlite3.SQLITE_ERROR and re.search(_PROGRAMMING, message):
             kind = ProgrammingError
     elif isinstance(error, _BINDING) and (
         "binding parameter" in message or "not supported" in message

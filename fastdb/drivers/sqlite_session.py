@@ -25,8 +25,8 @@ from fastdb.exceptions import (
     Error,
     OperationalError,
     OptionError,
-    from_driver,
 )
+from fastdb.exceptions_driver import from_driver
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,10 +50,15 @@ def _regexp(pattern: str, value: str | None) -> bool | None:
     return None if value is None else re.search(pattern, value) is not None
 
 
+def _already_open() -> OperationalError:
+    return OperationalError("cannot begin; a transaction is open on this connection")
+
+
 class Session:
     """One open connection. Every method but :attr:`in_transaction` runs on the thread.
 
     Attributes:
+        due: The BEGIN that travels with the next statement. It may be set on the event loop.
         begun: Whether a transaction of ours was begun and not ended.
         savepoints: How many savepoints of ours are open.
         scope: What undoes an :meth:`execute_many` that is under way: the name of its savepoint, or
@@ -64,6 +69,7 @@ class Session:
         """Make a session that is not open."""
         self._settings = settings
         self._worker = worker
+        self.due: str | None = None
         self.begun = False
         self.savepoints = 0
         self._cursors: set[sqlite3.Cursor] = set()
@@ -76,8 +82,8 @@ class Session:
 
     @property
     def in_transaction(self) -> bool:
-        """Whether SQLite is in a transaction; may be read on any thread."""
-        return self.connection.in_transaction
+        """Whether SQLite is in a transaction, or begins one next; may be read on any thread."""
+        return self.due is not None or self.connection.in_transaction
 
     # -- opening and closing
 
@@ -234,10 +240,36 @@ class Session:
 
     # -- transactions
 
+    def begin_later(self) -> None:
+        """Begin IMMEDIATE with the next statement; called on the event loop.
+
+        Raises:
+            OperationalError: A transaction is open.
+        """
+        if self.in_transaction:
+            raise _already_open()
+        self.savepoints = 0
+        self.due = "BEGIN IMMEDIATE"
+
+    def begin_due(self) -> None:
+        """Begin what is due. Where that fails, it stays due: the next statement tries again."""
+        if self.due is not None:
+            self._command(self.due)
+            self.begun = True
+            self.due = None
+
+    def forget_begin(self) -> bool:
+        """End a transaction without any statement; return whether it was one.
+
+        On the event loop only where no job of others can come before what is called for next.
+        """
+        due, self.due = self.due, None
+        return due is not None
+
     def begin(self, mode: str, pragmas: tuple[str, ...]) -> None:
         """Begin a transaction; `pragmas` are switched on for its time."""
-        if self.connection.in_transaction:
-            raise OperationalError("cannot begin; a transaction is open on this connection")
+        if self.in_transaction:
+            raise _already_open()
         self.savepoints = 0
         self._undo = [self._take_waits] if mode == "DEFERRED" and self._waits_here else []
         try:
@@ -256,6 +288,8 @@ class Session:
 
     def commit(self) -> None:
         """Commit, or raise where there is nothing left to commit."""
+        if self.forget_begin():
+            return
         if not self.connection.in_transaction:
             self._end()
             raise OperationalError(f"cannot commit; {LOST}")
@@ -264,6 +298,7 @@ class Session:
 
     def rollback(self) -> None:
         """Roll back what is open."""
+        self.due = None
         if self.connection.in_transaction:
             self._command("ROLLBACK")
         self._end()
@@ -296,6 +331,7 @@ class Session:
         self.savepoints = max(self.savepoints - 1, 0)
 
     def _require_transaction(self, action: str) -> None:
+        self.begin_due()
         if not self.connection.in_transaction:
             raise OperationalError(f"cannot {action}; {LOST}")
 

@@ -25,10 +25,11 @@ __all__ = ["StatementSession", "Stream"]
 _MANY_ROWS: Final = 500
 
 _CHANGES: Final = ("insert", "update", "delete")
-_UPSERT = re.compile(r"\bon\s+conflict\b.*\bdo\s+update\b", re.IGNORECASE | re.DOTALL)
-_TARGET = re.compile(
-    r"\binto\s+((?:\"[^\"]+\"|\[[^]]+\]|`[^`]+`|\w+)(?:\s*\.\s*(?:\"[^\"]+\"|\[[^]]+\]|`[^`]+`|\w+))?)",
-    re.IGNORECASE,
+# `re` compiles these when they are first needed, and keeps them.
+_UPSERT: Final = r"(?is)\bon\s+conflict\b.*\bdo\s+update\b"
+_TARGET: Final = (
+    r"(?i)"
+    r"\binto\s+((?:\"[^\"]+\"|\[[^]]+\]|`[^`]+`|\w+)(?:\s*\.\s*(?:\"[^\"]+\"|\[[^]]+\]|`[^`]+`|\w+))?)"
 )
 
 _name = itemgetter(0)
@@ -103,9 +104,9 @@ class StatementSession(Session):
         if before != after:
             return True
         # The same id as an earlier insert's, perhaps into another table; or none was given.
-        if _UPSERT.search(plan.sql):
+        if re.search(_UPSERT, plan.sql):
             return False
-        target = _TARGET.search(plan.sql)
+        target = re.search(_TARGET, plan.sql)
         try:
             if target is not None:
                 self._ask(f"SELECT rowid FROM {target[1]} LIMIT 0")
@@ -121,8 +122,7 @@ class StatementSession(Session):
         self, plan: QueryPlan, args: Args, fetch: Callable[[sqlite3.Cursor], Any] = _all
     ) -> Any:
         """Run a query and return what `fetch` takes of its result."""
-        if self.begun and not self.connection.in_transaction:
-            raise OperationalError(LOST)
+        self._require_open()
         if plan.changes_session:
             self.return_waits()
         try:
@@ -136,6 +136,13 @@ class StatementSession(Session):
             self._lastrowid_known = False
             raise translated(error) from error
         return self._retry(failure, self._attempt, plan.sql, args, fetch)
+
+    def _require_open(self) -> None:
+        """Begin a transaction that is due, or raise where one was lost."""
+        if self.due is not None:
+            self.begin_due()
+        elif self.begun and not self.connection.in_transaction:
+            raise OperationalError(LOST)
 
     def _attempt(self, sql: str, args: Args, fetch: Callable[[sqlite3.Cursor], Any]) -> Any:
         cursor = self._cursor
@@ -160,8 +167,7 @@ class StatementSession(Session):
 
     def execute_many(self, plan: QueryPlan, rows: list[Args], *, first: bool, last: bool) -> None:
         """Run one batch of several that are all or nothing."""
-        if self.begun and not self.connection.in_transaction:
-            raise OperationalError(LOST)
+        self._require_open()
         if plan.changes_session:
             self.return_waits()
         if first:

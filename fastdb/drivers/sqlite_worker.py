@@ -1,8 +1,8 @@
 """The thread on which one SQLite connection lives, and the way to it and back.
 
 A user of ``raw_connection`` and SQLAlchemy post jobs to the ``_tx`` queue of an
-``aiosqlite.Connection``. That queue is served by our own :class:`Worker`, which finds our jobs in
-it, too: one ``sqlite3`` connection, one thread, one order. Where the installed aiosqlite is built
+``aiosqlite.Connection``. In its place stands our :class:`Worker`'s own queue, with our jobs in it,
+too: one ``sqlite3`` connection, one thread, one order. Where the installed aiosqlite is built
 otherwise than the one known here, its own thread serves the queue and runs our jobs among its own.
 """
 
@@ -17,13 +17,13 @@ from queue import SimpleQueue
 from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any
 
-from fastdb.drivers.sqlite_mailbox import Job
+from fastdb.drivers.sqlite_mailbox import Job, JobQueue
 from fastdb.exceptions import (
     DatabaseError,
     DriverNotInstalledError,
     NotConnectedError,
-    from_driver,
 )
+from fastdb.exceptions_driver import from_driver
 
 try:
     import aiosqlite
@@ -37,8 +37,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fastdb.drivers.sqlite_mailbox import Mailbox
+    from fastdb.drivers.sqlite_session import Session
 
-__all__ = ["KNOWN_LAYOUT", "RawConnection", "Worker", "open_unknown"]
+__all__ = ["KNOWN_LAYOUT", "RawConnection", "Worker", "closed_error", "open_unknown"]
 
 #: SQLite's virtual machine takes so many steps (about a millisecond) between two looks at whether
 #: the job is cancelled, where ``interrupt()`` would reach others' statements.
@@ -51,7 +52,7 @@ _THREAD_NAME = "fastdb-sqlite"
 _CLOSED = "the SQLite connection is closed"
 
 
-def _closed_error() -> NotConnectedError:
+def closed_error() -> NotConnectedError:
     """Return the error of using a connection that is closed."""
     return NotConnectedError(_CLOSED)
 
@@ -80,14 +81,21 @@ KNOWN_LAYOUT = _knows_layout()
 class RawConnection(aiosqlite.Connection):
     """The ``aiosqlite.Connection`` that users see, whose jobs our worker runs."""
 
-    def __init__(self, worker: Worker, connection: sqlite3.Connection, chunk_size: int) -> None:
-        """Wrap `connection`, which is open and lives on the thread of `worker`."""
+    def __init__(self, worker: Worker, session: Session, chunk_size: int) -> None:
+        """Wrap the connection of `session`, which is open and lives on the thread of `worker`."""
+        connection = session.connection
         super().__init__(lambda: connection, chunk_size)
         self._worker = worker
-        self._tx = worker.queue
+        self._session = session
+        self._tx = worker.queue  # type: ignore[assignment]  # with the methods that are used
         self._thread = worker.thread
         self._connection = connection
         worker.raw = weakref.ref(self)
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open; one that begins with the next statement counts."""
+        return self._session.due is not None or super().in_transaction
 
     def detach(self) -> None:
         """Refuse further use; what is open is closed by others."""
@@ -156,6 +164,7 @@ class Worker:
             an ``interrupt()`` would reach them all.
         connection: The connection whose statements are interrupted.
         on_foreign_job: Called on the thread before each job of aiosqlite's.
+        begin_due: Called on the thread after that; where it fails, so does the job.
         on_close: Called on the thread as the last job; closes what is open.
         raw: What users see, which ends with the worker.
     """
@@ -169,12 +178,12 @@ class Worker:
         """
         self.mailbox = mailbox
         self.persistent = persistent
-        self.queue: SimpleQueue[Any] = SimpleQueue()
         self.closed = False
         self.shared = False
         self.has_progress_handler = False
         self.connection: sqlite3.Connection | None = None
         self.on_foreign_job: Callable[[], None] | None = None
+        self.begin_due: Callable[[], None] | None = None
         self.on_close: Callable[[], None] | None = None
         # Weak, so that a connection that was forgotten is collected and ends the thread.
         self.raw: weakref.ref[RawConnection] | None = None
@@ -193,9 +202,11 @@ class Worker:
     def start(self) -> None:
         """Start the thread."""
         self.mailbox.join()
+        self.queue = JobQueue()
         try:
             self.thread.start()
         except BaseException:
+            self.queue.close()
             self.mailbox.leave(self)
             raise
         self._started = True
@@ -212,16 +223,19 @@ class Worker:
         raw: Any = self._foreign_raw
         return not self.closed and (raw is None or raw._connection is not None)
 
-    def post(self, function: Callable[..., Any], *args: Any) -> Job:
-        """Post a call and return its job.
+    def run(self, function: Callable[..., Any], *args: Any) -> Job:
+        """Post a call; await the job for what it returns or raises.
 
         Raises:
             NotConnectedError: The connection is closed.
         """
         if self.closed:
-            raise _closed_error()
-        job = Job(self.mailbox.loop.create_future(), function, args)
-        self._put(job)
+            raise closed_error()
+        job = Job(self, function, args)
+        if self._foreign_raw is None:
+            self.queue.put(job)
+        else:
+            self._put(job)
         return job
 
     def _put(self, job: Job) -> None:
@@ -236,39 +250,25 @@ class Worker:
     def _note_delivery(self, job: Job, courier: asyncio.Task[Any]) -> None:
         self._couriers.discard(courier)
         if courier.cancelled() or courier.exception() is not None:  # closed behind our back
-            job.error = _closed_error()
+            job.error = closed_error()
             job.finish()
-
-    async def run(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Run a call on the thread; cancelled, it has ended or never begun when this returns."""
-        if self.closed:
-            raise _closed_error()
-        job = Job(self.mailbox.loop.create_future(), function, args)
-        if self._foreign_raw is None:
-            self.queue.put(job)
-        else:
-            self._put(job)
-        try:
-            await job.future
-        except asyncio.CancelledError:
-            await self._cancel(job)
-            raise
-        return job.result if job.error is None else job.outcome()
 
     async def run_to_end(self, function: Callable[..., Any], *args: Any) -> Any:
         """Run a call that a cancellation does not stop; the cancellation is raised afterwards."""
-        job = self.post(function, *args)
+        job = self.run(function, *args)
+        over = job.over = self.mailbox.loop.create_future()
         cancellation: asyncio.CancelledError | None = None
         while not job.done:
             try:
-                await asyncio.shield(job.future)
+                await asyncio.shield(over)
             except asyncio.CancelledError as error:
                 cancellation = error
         if cancellation is not None:
             raise cancellation
-        return job.outcome()
+        return await job
 
-    async def _cancel(self, job: Job) -> None:
+    async def cancel(self, job: Job) -> None:
+        """Interrupt a job that nobody wants any more, and wait for its end."""
         job.cancelled = True
         if job.done:
             return
@@ -311,9 +311,10 @@ class Worker:
             return
         self._detach()
         job = self._post_last()
+        over = job.over = self.mailbox.loop.create_future()
         while not job.done:
             try:
-                await asyncio.shield(job.future)
+                await asyncio.shield(over)
             except asyncio.CancelledError:
                 self._terminated = True
                 if self._foreign_raw is not None:
@@ -324,7 +325,7 @@ class Worker:
             self.mailbox.post(self)
             await self._foreign_raw.close()
         self.thread.join()  # it has nothing left to do
-        self.mailbox.collect()
+        self.mailbox.take_leave(self)
 
     def terminate(self) -> None:
         """End the thread at once; what runs is interrupted, what was posted never starts."""
@@ -347,7 +348,7 @@ class Worker:
 
     def _post_last(self) -> Job:
         self.closed = True
-        self._last = Job(self.mailbox.loop.create_future(), self._close, ())
+        self._last = Job(self, self._close, ())
         self._put(self._last)
         return self._last
 
@@ -405,6 +406,7 @@ class Worker:
                 break
             del item  # it may be all that keeps a connection alive that was forgotten
         self.connection = None
+        self.queue.close()
         self.mailbox.post(self)
 
     def _perform(self, job: Job) -> None:
@@ -412,13 +414,13 @@ class Worker:
         guarded = self.shared and job is not self._last and self._guard(job)
         try:
             if job is self._last or not (job.cancelled or self.is_dropped()):
-                job.result = job.function(*job.args)
+                job.outcome = job.function(*job.args)
             else:
-                job.error = _closed_error()
+                job.error = closed_error()
         except BaseException as error:
             job.error = error
             if self._terminated and isinstance(error, DatabaseError):
-                job.error = _closed_error()  # "interrupted" would not say by whom
+                job.error = closed_error()  # "interrupted" would not say by whom
                 job.error.__cause__ = error
         with self._lock:
             self._current = None
@@ -440,6 +442,15 @@ class Worker:
             )
         return True
 
+    def _is_closing(self, function: Any) -> bool:
+        """Return whether a job of aiosqlite's closes: that is done where nothing can be begun."""
+        if self.closed and not self.queue:
+            return True
+        called = getattr(function, "func", None)
+        return (
+            called is not None and self.connection is not None and called == self.connection.close
+        )
+
     def _perform_foreign(
         self, future: asyncio.Future[Any] | None, function: Callable[[], Any]
     ) -> bool:
@@ -452,6 +463,8 @@ class Worker:
         result: Any = None
         deliver: Callable[..., Any] = core.set_result
         try:
+            if self.begin_due is not None and not self._is_closing(function):
+                self.begin_due()
             answer = result = function()
         except BaseException as error:
             answer, deliver = error, core.set_exception

@@ -26,8 +26,8 @@ from fastdb.drivers.asyncmy import AsyncmyDriver
 from fastdb.drivers.base import DriverCursor, Outcome, TransactionOptions
 from fastdb.drivers.mysql import MySQLDriver
 from fastdb.drivers.mysql_base import MySQLBaseDriver
+from fastdb.drivers.mysql_batches import InsertShape, insert_shape
 from fastdb.drivers.mysql_connection import MySQLConnection
-from fastdb.drivers.mysql_literals import InsertShape, insert_shape
 from fastdb.exceptions import (
     ConnectionFailedError,
     DataError,
@@ -734,7 +734,8 @@ async def test_a_deadlock_ends_the_transaction(notes: Session, observer: Session
         ("UPDATE notes SET text = repeat('x', 60)", DataError, "DataError", 1406),
         ("UPDATE notes SET n = 'x'", DataError, "DataError", None),
         (
-            "SET STATEMENT max_statement_time = 0.05 FOR SELECT sleep(9)",
+            "SET STATEMENT max_statement_time = 0.05 FOR"
+            " SELECT SUM(SQRT(seq)) FROM seq_1_to_1000000000",
             QueryTimeoutError,
             "OperationalError",
             1969,

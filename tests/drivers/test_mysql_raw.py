@@ -19,8 +19,9 @@ from aiomysql.connection import Connection
 from pymysql.constants import CLIENT
 
 import fastdb
-from fastdb.drivers import mysql_raw
-from fastdb.drivers.mysql_raw import UNKNOWN_HOOK, DecodedResult
+from fastdb.drivers import mysql_hook
+from fastdb.drivers.mysql_hook import UNKNOWN_HOOK
+from fastdb.drivers.mysql_raw import DecodedResult
 from fastdb.exceptions import ConnectionFailedError, DataError, InternalError, OperationalError
 from tests.speedups.mysql_packets import (
     Column,
@@ -61,20 +62,29 @@ class Server:
             writer.close()
         await asyncio.sleep(0)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.append(writer)
+    def greeting(self, *, tls: bool = False) -> bytes:
         greeting = b"\x0a10.11.1-MariaDB\0" + (7).to_bytes(4, "little") + b"12345678\0"
-        # capabilities, charset, status, length of the salt
-        greeting += b"\xff\xf7" + b"\x2d" + b"\2\0" + b"\x08\0" + b"\x15" + b"\0" * 10
-        writer.write(packets([greeting + b"123456789012\0mysql_native_password\0"], 0))
+        greeting += b"\xff\xff" if tls else b"\xff\xf7"  # capabilities
+        # charset, status, length of the salt
+        greeting += b"\x2d" + b"\2\0" + b"\x08\0" + b"\x15" + b"\0" * 10
+        return packets([greeting + b"123456789012\0mysql_native_password\0"], 0)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(self.greeting())
+        await self.talk(reader, writer, 2)
+
+    async def talk(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, sequence: int
+    ) -> None:
+        self._writers.append(writer)
         with suppress(asyncio.IncompleteReadError, ConnectionError):
             await self._payload(reader)
-            writer.write(packets([ok()], 2))
+            writer.write(packets([ok()], sequence))
             while True:
                 statement = (await self._payload(reader))[1:]
                 self.statements.append(statement)
                 if statement.startswith(b"BAD"):
-                    writer.write(self.answer)
+                    await self.send(writer)
                     if self.close_after:
                         writer.close()
                         return
@@ -86,6 +96,9 @@ class Server:
                     self.release.set()
                 else:
                     writer.write(packets([ok()]))
+
+    async def send(self, writer: asyncio.StreamWriter) -> None:
+        writer.write(self.answer)
 
     async def _payload(self, reader: asyncio.StreamReader) -> bytes:
         header = await reader.readexactly(4)
@@ -107,6 +120,20 @@ async def database(server: Server) -> AsyncIterator[fastdb.Database]:
 
 def raw_of(connection: fastdb.Connection) -> Any:
     return connection.raw_connection
+
+
+@pytest.fixture
+def unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastdb.drivers.mysql_raw.UNKNOWN_HOOK", "its version is 9")
+
+
+@pytest.fixture(params=["ours", "aiomysql's"])
+def decoder(request: pytest.FixtureRequest) -> str:
+    """Let each of the two decoders read the answers."""
+    name: str = request.param
+    if name == "aiomysql's":
+        request.getfixturevalue("unknown")
+    return name
 
 
 HOSTILE: list[tuple[str, bytes, str]] = [
@@ -139,6 +166,7 @@ async def test_a_lying_server_is_told_and_left(
     assert await database.execute("DO 0") is None
 
 
+@pytest.mark.usefixtures("decoder")
 @pytest.mark.parametrize("way", ["fetch_all", "iterate"])
 async def test_a_server_that_asks_for_a_file_is_left(
     server: Server, database: fastdb.Database, way: str
@@ -155,26 +183,36 @@ async def test_a_server_that_asks_for_a_file_is_left(
         assert raw.closed
 
 
+async def read(connection: fastdb.Connection, way: str) -> list[fastdb.Record]:
+    if way == "iterate":
+        return [each async for each in connection.iterate("BAD")]
+    records: list[fastdb.Record] = await getattr(connection, way)("BAD")
+    return records
+
+
 @pytest.mark.parametrize("cut", [0, 3, 4, 40, -1])
+@pytest.mark.parametrize("way", ["fetch_all", "iterate"])
 async def test_a_connection_lost_in_the_middle(
-    server: Server, database: fastdb.Database, cut: int
+    server: Server, database: fastdb.Database, cut: int, way: str
 ) -> None:
     server.answer = packets(result(COLUMNS, [ONE]))[:cut]
     server.close_after = True
     async with database.connection() as connection:
         with pytest.raises(ConnectionFailedError, match="Lost connection") as caught:
-            await connection.fetch_all("BAD")
+            await read(connection, way)
         assert isinstance(caught.value, pymysql.err.OperationalError)
         assert caught.value.args[0] == 2013
 
 
+@pytest.mark.parametrize("way", ["fetch_all", "iterate"])
 async def test_a_packet_that_lies_about_16_megabytes(
-    server: Server, database: fastdb.Database
+    server: Server, database: fastdb.Database, way: str
 ) -> None:
     server.answer = packets(head(COLUMNS)) + b"\xff\xff\xff\x05abc"
     server.close_after = True
-    with pytest.raises(ConnectionFailedError, match="Lost connection"):
-        await database.fetch_all("BAD")
+    async with database.connection() as connection:
+        with pytest.raises(ConnectionFailedError, match="Lost connection"):
+            await read(connection, way)
 
 
 async def test_a_server_that_shuts_down_says_so_out_of_turn(
@@ -192,6 +230,7 @@ async def test_a_text_of_another_charset(server: Server, database: fastdb.Databa
     assert await database.execute("DO 0") is None
 
 
+@pytest.mark.usefixtures("decoder")
 @pytest.mark.parametrize("way", ["fetch_all", "iterate"])
 async def test_an_error_after_some_rows(
     server: Server, database: fastdb.Database, way: str
@@ -246,11 +285,14 @@ async def test_bytes_after_the_answer_are_not_the_next_one(
     assert await database.execute("DO 0") is None
 
 
-async def test_a_cancelled_read_closes_and_kills(server: Server, database: fastdb.Database) -> None:
+@pytest.mark.parametrize("way", ["fetch_all", "iterate"])
+async def test_a_cancelled_read_closes_and_kills(
+    server: Server, database: fastdb.Database, way: str
+) -> None:
     server.answer = packets([*head(COLUMNS), ONE])
     async with database.connection() as connection:
         raw = raw_of(connection)
-        task = asyncio.create_task(asyncio.wait_for(connection.fetch_all("BAD"), 0.05))
+        task = asyncio.create_task(asyncio.wait_for(read(connection, way), 0.05))
         with pytest.raises(TimeoutError):
             await task
         assert raw.closed
@@ -298,6 +340,22 @@ async def test_rows_around_the_size_of_a_packet(mysql_url: str, size: int) -> No
         assert await database.fetch_val("SELECT 1") == 1
 
 
+@pytest.mark.parametrize("size", [0xFFFFFF - 2, 0xFFFFFF - 1])
+async def test_statements_around_the_size_of_a_packet(mysql_url: str, size: int) -> None:
+    async with fastdb.Database(mysql_url, max_size=1) as database:
+        sql = "SELECT LENGTH(:text) AS n"
+        text = "x" * (size - len("SELECT LENGTH('') AS n"))
+        assert await database.fetch_val(sql, {"text": text}) == len(text)
+        assert [each.n async for each in database.iterate(sql, {"text": text})] == [len(text)]
+        await database.execute("CREATE TABLE large (id INT AUTO_INCREMENT PRIMARY KEY, t LONGTEXT)")
+        text = "x" * (size - len("INSERT INTO large (t) VALUES ('')"))
+        for key in (1, 2):
+            sql = "INSERT INTO large (t) VALUES (:text)"
+            assert await database.execute(sql, {"text": text}) == key
+        assert await database.fetch_val("SELECT COUNT(*) FROM large") == 2
+        assert database.pool.stats().opened == 1
+
+
 async def test_an_error_in_the_middle_of_a_result(mysql_url: str) -> None:
     async with fastdb.Database(mysql_url, max_size=1) as database:
         sql = (
@@ -333,6 +391,22 @@ async def test_cursors_of_aiomysql_work_on_the_same_connection(mysql_url: str) -
                 async with raw.cursor(kind) as cursor:
                     await cursor.execute("SELECT 5 AS five")
                     assert list(await cursor.fetchall()) in ([(5,)], [{"five": 5}])
+
+
+async def test_a_query_drops_the_rest_of_a_cursor_of_aiomysql(mysql_url: str) -> None:
+    async with (
+        fastdb.Database(mysql_url, max_size=1) as database,
+        database.transaction(),
+        database.connection() as connection,
+    ):
+        raw = raw_of(connection)
+        async with raw.cursor(aiomysql.SSCursor) as cursor:
+            await cursor.execute("SELECT seq FROM seq_1_to_5000")
+            assert await cursor.fetchone() == (1,)
+            with pytest.warns(UserWarning, match="left incomplete"):
+                assert await connection.fetch_val("SELECT 7") == 7
+        assert await connection.fetch_val("SELECT 8") == 8
+        assert raw_of(connection) is raw
 
 
 async def test_a_command_of_aiomysql_drops_the_rest_of_an_open_cursor(mysql_url: str) -> None:
@@ -399,11 +473,6 @@ async def test_charsets_of_the_connection(mysql_url: str, charset: str) -> None:
 # -- an aiomysql that is not known
 
 
-@pytest.fixture
-def unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastdb.drivers.mysql.UNKNOWN_HOOK", "its version is 9")
-
-
 @pytest.mark.usefixtures("unknown")
 async def test_an_unknown_aiomysql_decodes_itself(mysql_url: str) -> None:
     async with fastdb.Database(mysql_url, max_size=1) as database:
@@ -414,6 +483,9 @@ async def test_an_unknown_aiomysql_decodes_itself(mysql_url: str) -> None:
         found = [each.seq async for each in database.iterate("SELECT seq FROM seq_1_to_9")]
         assert found == list(range(1, 10))
         assert (await database.execute_result("SELECT 7 AS n")).rows[0].n == 7
+        first = await database.fetch_one("SELECT seq FROM seq_1_to_9 ORDER BY seq")
+        assert first is not None
+        assert first.seq == 1
 
 
 def nothing(*_: Any) -> None:
@@ -423,7 +495,7 @@ def nothing(*_: Any) -> None:
 CHANGES: list[tuple[Callable[[pytest.MonkeyPatch], None], str]] = [
     (lambda patch: patch.setattr(aiomysql, "__version__", "0.4.0"), "its version is 0.4.0"),
     (
-        lambda patch: patch.setattr(mysql_raw, "TEXT_TYPES", {1}),
+        lambda patch: patch.setattr(mysql_hook, "TEXT_TYPES", {1}),
         "it decodes other types as texts",
     ),
     (
@@ -435,6 +507,11 @@ CHANGES: list[tuple[Callable[[pytest.MonkeyPatch], None], str]] = [
         "its Connection._read_packet() does not use _next_seq_id",
     ),
     (lambda patch: patch.delattr(Connection, "next_result"), "next_result()"),
+    (
+        lambda patch: patch.setattr(Connection, "_close_on_cancel", nothing),
+        "its Connection._close_on_cancel() does not use close",
+    ),
+    (lambda patch: patch.delattr(Connection, "_ensure_alive"), "_ensure_alive()"),
 ]
 
 
@@ -444,9 +521,9 @@ def test_what_is_not_known_of_aiomysql_is_named(
     change: Callable[[pytest.MonkeyPatch], None],
     reason: str,
 ) -> None:
-    assert mysql_raw._unknown_hook() == ""
+    assert mysql_hook._unknown_hook() == ""
     change(monkeypatch)
-    assert reason in mysql_raw._unknown_hook()
+    assert reason in mysql_hook._unknown_hook()
 
 
 def test_it_is_logged_at_import() -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -117,6 +118,7 @@ def names_in(folder: Path) -> set[str]:
 
 
 def open_files() -> int:
+    gc.collect()  # what an earlier test left behind is not to be closed in between
     return len(os.listdir("/proc/self/fd"))
 
 
@@ -509,8 +511,9 @@ async def test_commit_rollback_and_savepoints(client: Client, other: Client) -> 
 async def test_begins_immediate_unless_told(client: Client, sqlite_url: str) -> None:
     other = await Client.open(sqlite_url, timeout=0)
     await client.begin()
+    assert await client.notes() == 0
     with pytest.raises(OperationalError, match="locked"):
-        await other.begin()
+        await other.begin(begin="immediate")
     assert not other.connection.in_transaction
     await other.begin(begin="deferred")
     assert await other.notes() == 0
@@ -521,6 +524,116 @@ async def test_begins_immediate_unless_told(client: Client, sqlite_url: str) -> 
         await other.notes()
     await client.connection.rollback()
     await other.connection.close()
+
+
+async def insert_many(client: Client) -> None:
+    await client.execute_many("INSERT INTO notes (id) VALUES (:id)", rows(2))
+
+
+async def insert_in_savepoint(client: Client) -> None:
+    await client.connection.savepoint()
+    await client.execute("INSERT INTO notes (id) VALUES (1)")
+    await client.connection.release_savepoint()
+
+
+async def insert_returning_in_pieces(client: Client) -> None:
+    cursor = await client.cursor("INSERT INTO notes (id) VALUES (1) RETURNING id")
+    assert [record.id for record in await cursor.fetch(10)] == [1]
+    await cursor.close()
+
+
+async def read_in_pieces_and_insert(client: Client) -> None:
+    cursor = await client.cursor("SELECT count(*) AS count FROM notes")
+    assert [record.count for record in await cursor.fetch(10)] == [0]
+    await cursor.close()
+    await client.execute("INSERT INTO notes (id) VALUES (1)")
+
+
+async def insert_on_the_raw_connection(client: Client) -> None:
+    assert client.raw.in_transaction
+    await client.raw.execute("INSERT INTO notes (id) VALUES (1)")
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        insert_many,
+        insert_in_savepoint,
+        insert_returning_in_pieces,
+        read_in_pieces_and_insert,
+        insert_on_the_raw_connection,
+    ],
+)
+async def test_begin_travels_with_the_first_statement(
+    client: Client, other: Client, first: Callable[[Client], Awaitable[None]]
+) -> None:
+    await client.begin()
+    assert client.connection.in_transaction
+    await other.begin(begin="immediate")  # nothing is locked yet
+    await other.connection.rollback()
+    await first(client)
+    assert client.connection.in_transaction
+    assert await other.notes() == 0
+    await client.connection.rollback()
+    assert not client.connection.in_transaction
+    assert await client.notes() == 0
+    await client.begin()
+    await first(client)
+    await client.connection.commit()
+    assert await other.notes() in (1, 2)
+
+
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+async def test_transaction_without_a_statement_locks_nothing(
+    client: Client, other: Client, end: str
+) -> None:
+    await other.begin(begin="exclusive")
+    await client.begin()
+    with pytest.raises(OperationalError, match="a transaction is open"):
+        await client.begin()
+    await getattr(client.connection, end)()
+    assert not client.connection.in_transaction
+    await other.connection.rollback()
+    with pytest.raises(OperationalError, match="cannot commit"):
+        await client.connection.commit()
+
+
+async def test_begin_that_fails_is_tried_again(client: Client, sqlite_url: str) -> None:
+    other = await Client.open(sqlite_url, busy_timeout=20)
+    await client.begin(begin="immediate")
+    await other.begin()
+    insert = "INSERT INTO notes (id) VALUES (1)"
+    for attempt in (other.execute(insert), other.connection.savepoint(), other.raw.execute(insert)):
+        with pytest.raises(sqlite3.OperationalError, match="database is locked"):
+            await attempt
+    await client.connection.rollback()
+    await other.execute(insert)
+    assert await client.notes() == 0
+    await other.connection.commit()
+    assert await client.notes() == 1
+    await other.connection.close()
+
+
+async def test_cancelled_while_the_first_statement_waits_to_begin(
+    client: Client, other: Client
+) -> None:
+    await client.begin(begin="immediate")
+    await other.begin()
+    await cancel(await started(other, other.execute, "INSERT INTO notes (id) VALUES (1)"))
+    await other.connection.rollback()
+    assert not other.connection.in_transaction
+    await client.connection.rollback()
+    assert await other.notes() == 0
+
+
+async def test_commit_of_nothing_on_a_lost_connection_fails(client: Client) -> None:
+    await client.begin()
+    client.connection.terminate()
+    with pytest.raises(NotConnectedError):
+        await client.connection.commit()
+    await client.connection.rollback()
+    with pytest.raises(NotConnectedError):
+        await client.begin()
 
 
 async def test_readonly_is_kept_for_the_transaction(client: Client) -> None:
@@ -637,7 +750,7 @@ async def test_begin_inside_a_transaction_of_the_user(client: Client) -> None:
 
 
 async def test_waits_for_a_lock_and_gets_it(client: Client, other: Client) -> None:
-    await client.begin()
+    await client.begin(begin="immediate")
     waiting = asyncio.ensure_future(other.execute("INSERT INTO notes (id) VALUES (1)"))
     beginning = await started(other, asyncio.sleep, 0)
     await beginning
@@ -650,7 +763,7 @@ async def test_wait_for_a_lock_ends(client: Client, sqlite_url: str) -> None:
     other = await Client.open(sqlite_url, busy_timeout=20)
     await client.begin(begin="exclusive")
     for attempt in (
-        other.begin(),
+        other.begin(begin="immediate"),
         other.notes(),
         other.execute("INSERT INTO notes (id) VALUES (1)"),
         other.execute_many("INSERT INTO notes (id) VALUES (:id)", rows(2)),
@@ -666,8 +779,9 @@ async def test_wait_for_a_lock_ends(client: Client, sqlite_url: str) -> None:
 
 async def test_cancelled_wait_for_a_lock_does_nothing(client: Client, other: Client) -> None:
     await client.begin(begin="exclusive")
+    begin = partial(other.begin, begin="immediate")
     for operation, args in (
-        (other.begin, ()),
+        (begin, ()),
         (other.execute, ("INSERT INTO notes (id) VALUES (1)",)),
         (other.execute_many, ("INSERT INTO notes (id) VALUES (:id)", rows(2))),
     ):
@@ -712,7 +826,7 @@ async def test_busy_timeout_as_sqlite_tells_it(sqlite_url: str) -> None:
 async def test_deferred_transaction_leaves_waiting_to_sqlite(client: Client, other: Client) -> None:
     await other.begin(begin="deferred")
     assert await other.notes() == 0
-    await client.begin()
+    await client.begin(begin="immediate")
     with pytest.raises(OperationalError, match="locked"):  # at once: waiting cannot help
         await other.execute("INSERT INTO notes (id) VALUES (1)")
     await other.connection.rollback()
@@ -821,7 +935,7 @@ async def test_cancelled_execute_many_leaves_nothing(client: Client, in_transact
 async def test_cancelled_begin_and_savepoint_are_undone(client: Client) -> None:
     connection = client.connection
     for _ in range(30):
-        task = asyncio.ensure_future(client.begin())
+        task = asyncio.ensure_future(client.begin(begin="immediate"))
         await asyncio.sleep(0)
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -1319,3 +1433,53 @@ class TestUnknownLayout:
         with pytest.raises((OperationalError, NotConnectedError)):
             await task
         await until(lambda: threading.active_count() == count)
+
+
+# -- jobs of others in a transaction that is due
+
+
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+async def test_a_job_of_others_stays_in_its_transaction(
+    client: Client, other: Client, end: str
+) -> None:
+    for number in range(20):
+        await client.begin()
+        forgotten = asyncio.ensure_future(
+            client.raw.execute(f"INSERT INTO notes (id) VALUES ({number})")
+        )
+        await asyncio.sleep(0)  # it is posted, and nobody waits for it any more
+        forgotten.cancel()
+        await getattr(client.connection, end)()
+        assert not client.connection.in_transaction
+        assert not client.raw.in_transaction
+        await asyncio.wait([forgotten])
+    assert await other.notes() == (20 if end == "commit" else 0)
+
+
+async def test_a_job_of_others_that_waits_to_begin_leaves_no_transaction(
+    client: Client, other: Client
+) -> None:
+    await other.begin(begin="immediate")
+    await client.begin()
+    waiting = asyncio.ensure_future(client.raw.execute("INSERT INTO notes (id) VALUES (1)"))
+    await until(lambda: client.connection._worker._current is not None or waiting.done())
+    waiting.cancel()
+    ending = asyncio.ensure_future(client.connection.rollback())
+    await asyncio.sleep(0.02)
+    await other.connection.rollback()
+    await ending
+    assert not client.connection.in_transaction
+    await client.execute("INSERT INTO notes (id) VALUES (2)")
+    assert [record.id for record in await other.fetch_all("SELECT id FROM notes")] == [2]
+
+
+async def test_closing_where_nothing_can_be_begun(client: Client, sqlite_url: str) -> None:
+    other = await Client.open(sqlite_url, busy_timeout=20)
+    thread = other.connection._worker.thread
+    await client.begin(begin="exclusive")
+    await other.begin()
+    await other.raw.close()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert not other.connection.is_alive()
+    await client.connection.rollback()

@@ -9,7 +9,15 @@ from importlib.util import find_spec
 
 import pytest
 
-MODULES = ("mysql_rows", "query_cache", "records")
+MODULES = (
+    "binding",
+    "fingerprint",
+    "mysql_literals",
+    "mysql_rows",
+    "plans",
+    "query_cache",
+    "records",
+)
 BUILT = all(find_spec(f"fastdb._speedups.{module}") is not None for module in MODULES)
 SHOW = "import fastdb._speedups as s; print(s.COMPILED, s.RecordLayout.__module__)"
 COMPILED, PURE = "True fastdb._speedups.records", "False fastdb._fallback.records"
@@ -77,4 +85,4 @@ def test_the_choice_exports_the_same_names_in_both_forms() -> None:
         "import fastdb._speedups as s; print([s.__dict__[name] is not None for name in s.__all__])"
     )
     default, pure = run(code), run(code, FASTDB_NO_EXTENSIONS="1")
-    assert default.stdout == pure.stdout == f"{[True] * 7}\n", default.stderr + pure.stderr
+    assert default.stdout == pure.stdout == f"{[True] * 8}\n", default.stderr + pure.stderr

@@ -20,6 +20,7 @@ from aiomysql.connection import MySQLResult
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymysql.protocol import MysqlPacket
+from sqlalchemy.engine import processors
 
 from fastdb.exceptions import InterfaceError, InternalError
 from fastdb.url import DatabaseURL
@@ -237,6 +238,67 @@ def test_rows_stay_tuples_where_records_need_python(rows: ModuleType, kind: str)
         return records.RecordLayout(names, [str] + [None] * 5)
 
     assert decode(rows, SIX, ROW, layouts=layouts) == [VALUES]
+
+
+CONVERTERS = [None, processors.int_to_boolean, processors.to_float, str]
+CONVERTED: list[tuple[int, st.SearchStrategy[bytes | None]]] = [
+    (1, st.integers(-2, 2).map(b"%d".__mod__) | st.sampled_from([None, b"00", b"1" * 30, b" 1"])),
+    (1, st.sampled_from([b"0", b"1", b"", b"x"])),
+    (5, st.floats(allow_nan=False, allow_infinity=False).map(lambda each: repr(each).encode())),
+    (5, st.sampled_from([None, b"nan", b"1e400", b"x"])),
+    (246, st.sampled_from([None, b"1.50"])),
+    (253, st.sampled_from([None, b"", b"text"])),
+]
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    columns=st.lists(
+        st.tuples(st.sampled_from(CONVERTED), st.sampled_from(CONVERTERS)), min_size=1, max_size=3
+    ),
+    data=st.data(),
+)
+def test_converters_of_sqlalchemys_give_the_same_in_the_reader(
+    both: tuple[ModuleType, ModuleType], columns: list[Any], data: st.DataObject
+) -> None:
+    """What the reader makes of a row is what the layout makes of the tuple that it decodes to."""
+    values = [data.draw(texts) for (_, texts), _ in columns]
+    definitions: list[Column] = [(f"c{n}", code, TEXT) for n, ((code, _), _) in enumerate(columns)]
+    payloads = packets(result(definitions, [row(*values)] * 2))
+    seen: list[Any] = []
+    for module in both:
+        layout = records_of(module).RecordLayout(
+            [name for name, *_ in definitions], [converter for _, converter in columns]
+        )
+        plain, made = reader(module), reader(module, layouts=lambda _, layout=layout: layout)
+        outcomes: list[Any] = []
+        for read in (plain, made):
+            try:
+                read.feed(payloads)
+                found = read.rows if read.makes_records else layout.records(read.rows)
+                outcomes.append([list(each) for each in found])
+                outcomes.append([[type(value) for value in each] for each in found])
+            except Exception as error:
+                outcomes += [type(error), str(error)]
+        assert repr(outcomes[:2]) == repr(outcomes[2:])
+        assert not plain.makes_records
+        seen.append((repr(outcomes), made.makes_records))
+    assert seen[0] == seen[1]
+
+
+def test_booleans_and_floats_of_sqlalchemys_become_records_at_once(rows: ModuleType) -> None:
+    layout = records_of(rows).RecordLayout(
+        ("done", "ratio", "name"), [processors.int_to_boolean, processors.to_float, None]
+    )
+    read = reader(rows, layouts=lambda _: layout)
+    columns: list[Column] = [("done", 1, BINARY), ("ratio", 5, BINARY), ("name", 253, TEXT)]
+    contents = [row(b"1", b"0.5", b"a"), row(b"0", None, None), row(None, b"-2", b"")]
+    read.feed(packets(result(columns, [*contents, row(b"7", b"7", b"3")])))
+    assert read.makes_records
+    expected = [(True, 0.5, "a"), (False, None, None), (None, -2.0, ""), (True, 7.0, "3")]
+    assert read.rows == expected
+    assert read.rows[3].done is True
+    assert read.rows[1].done is False
 
 
 @pytest.mark.parametrize("made", ["record", "tuple"])
@@ -501,6 +563,37 @@ def test_a_converter_cannot_feed_the_reader_that_calls_it(rows: ModuleType) -> N
     assert read.rows == [("1",)]
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize("end", ["whole", "torn", "damaged"])
+def test_the_collector_is_left_as_it_was(rows: ModuleType, enabled: bool, end: str) -> None:
+    running: list[bool] = []
+
+    def convert(text: str) -> str:
+        running.append(gc.isenabled())
+        return text
+
+    good = packets(result(SIX, [ROW] * 3))
+    damaged = packets([*head(SIX), ROW, ROW[:-1]])
+    data = {"whole": good, "torn": good[:-20], "damaged": damaged}[end]
+    if not enabled:
+        gc.disable()
+    try:
+        for decoders in (DECODERS, {**DECODERS, 3: convert}):
+            read = reader(rows, decoders=decoders)
+            if end == "damaged":
+                with pytest.raises(InternalError):
+                    read.feed(data)
+            else:
+                rest = data[read.feed(data[:-60]) :]
+                assert gc.isenabled() == enabled
+                read.feed(rest)
+            assert gc.isenabled() == enabled
+    finally:
+        gc.enable()
+    # Where code of the user's runs, the collector does, too.
+    assert set(running) == {enabled}
+
+
 # -- one form against the other, and against aiomysql
 
 
@@ -568,6 +661,37 @@ def test_random_payloads_never_crash_and_both_forms_agree(
     pieces = [packets([*beginnings[start], *payloads])]
     seen = [observe(module, pieces) for module in both]
     assert seen[0] == seen[1]
+
+
+def midpoint(numerator: int, power: int) -> str:
+    """Return a decimal that lies half-way between two floats, or has fewer digits than one."""
+    return format(Decimal(numerator) / Decimal(2) ** power, "f")
+
+
+FLOATS = (
+    st.floats(allow_nan=False, allow_infinity=False).map(lambda each: f"{each:f}")
+    | st.floats(1e-5, 1e17).map(repr)
+    | st.from_regex(r"-?0{0,3}[0-9]{0,19}(\.[0-9]{0,19})?", fullmatch=True)
+    | st.builds(midpoint, st.integers(0, 2**64), st.integers(0, 19))
+    | st.builds(lambda odd, half: f"{odd}.{half}", st.integers(2**52, 2**54), st.integers(0, 99))
+)
+
+
+@settings(deadline=None, max_examples=1000)
+@given(text=FLOATS)
+def test_floats_are_rounded_as_python_rounds_them(
+    both: tuple[ModuleType, ModuleType], text: str
+) -> None:
+    try:
+        expected: Any = float(text).hex()
+    except ValueError as error:
+        expected = str(error)
+    for module in both:
+        try:
+            found = decode(module, [("x", 5, BINARY)], row(text.encode()))[0][0].hex()
+        except ValueError as error:
+            found = str(error)
+        assert found == expected
 
 
 class Feeder:

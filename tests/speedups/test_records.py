@@ -43,6 +43,28 @@ class Position:
         return self.value
 
 
+# -- the collector
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize("converters", [None, (None, processors.to_float), (None, str.upper)])
+def test_making_records_leaves_the_collector_as_it_was(
+    records: ModuleType, enabled: bool, converters: Any
+) -> None:
+    layout = records.RecordLayout(("id", "name"), converters)
+    rows = [(number, "1") for number in range(10)]
+    if not enabled:
+        gc.disable()
+    try:
+        assert len(layout.records(rows)) == 10
+        assert gc.isenabled() is enabled
+        with pytest.raises(InterfaceError):
+            layout.records([*rows, (1, "2", 3)])
+        assert gc.isenabled() is enabled
+    finally:
+        gc.enable()
+
+
 # -- reading
 
 

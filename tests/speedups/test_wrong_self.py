@@ -39,7 +39,7 @@ print(calls)
 """
 
 
-@pytest.mark.parametrize("module", ["records", "query_cache", "mysql_rows"])
+@pytest.mark.parametrize("module", ["records", "query_cache", "mysql_rows", "mysql_literals"])
 @pytest.mark.parametrize("form", FORMS)
 def test_a_wrong_self_never_crashes(form: str, module: str) -> None:
     done = subprocess.run(

@@ -1,0 +1,167 @@
+"""The lease of one Connection: a driver connection, held while anybody needs it.
+
+Holds are counted: an entered block, an open transaction and a running query are one each. The
+first leases a connection from the pool, the last gives it back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from fastdb.exceptions import NotConnectedError
+
+if TYPE_CHECKING:
+    from fastdb.drivers.base import DriverConnection
+    from fastdb.pool import Pool
+    from fastdb.queries import Services
+
+__all__ = ["Lease"]
+
+
+class Holder:
+    """Who leases a driver connection. The pool keeps this, not the Connection.
+
+    So a Connection that nobody refers to any more is collected, and gives its lease back.
+    """
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        """Name the task."""
+        self.name = name
+
+    def __str__(self) -> str:
+        """Name the task."""
+        return f"task {self.name!r}"
+
+
+class Lease:
+    """A driver connection that is leased while it is held.
+
+    Attributes:
+        connection: The driver connection, while one is leased.
+        holds: How often it is held.
+        over: Whether nothing can be leased any more: the forced rollback, which was to reach
+            everything, has happened.
+        holder: Who leases, as messages name it.
+    """
+
+    __slots__ = ("_acquiring", "_pool", "_services", "connection", "holder", "holds", "over")
+
+    def __init__(self, services: Services, name: str) -> None:
+        """Lease nothing yet.
+
+        Args:
+            services: Whose pool it is.
+            name: The name of the task.
+        """
+        self.connection: DriverConnection | None = None
+        self.holds = 0
+        self.over = False
+        self.holder = Holder(name)
+        self._services = services
+        self._pool: Pool | None = None
+        self._acquiring: asyncio.Lock | None = None
+
+    def leased(self) -> DriverConnection:
+        """Return the driver connection.
+
+        Raises:
+            NotConnectedError: None is leased any more.
+        """
+        if self.connection is None:
+            raise NotConnectedError("the connection was returned to the pool; hold it again")
+        return self.connection
+
+    def hold_at_once(self) -> bool:
+        """Hold the connection, where that takes no waiting; return whether it did."""
+        if self.connection is not None:
+            assert self._pool is not None
+            self._pool.check_loop()
+        elif self.holds:
+            return False  # it is being leased
+        else:
+            self._acquiring = None  # it may be another event loop's
+            pool = self._open_pool()
+            connection = pool.take()
+            if connection is None:
+                return False
+            self._keep(pool, connection)
+        self.holds += 1
+        return True
+
+    async def hold(self) -> None:
+        """Lease a driver connection with the first hold."""
+        if self.hold_at_once():
+            return
+        self.holds += 1
+        try:
+            await self._acquire()
+        except BaseException:
+            # Whoever leased it meanwhile may be gone by now.
+            await self.unhold()
+            raise
+
+    def unhold_at_once(self) -> bool:
+        """Give a hold up, where that takes no waiting; return whether it did."""
+        connection = self.connection
+        if self.holds == 1 and connection is not None:
+            assert self._pool is not None
+            if not self._pool.put(connection):
+                return False
+            self.connection = None
+            self._services._note_lease(-1)
+        self.holds -= 1
+        return True
+
+    async def unhold(self) -> None:
+        """Return the driver connection with the last hold."""
+        if self.unhold_at_once():
+            return
+        self.holds -= 1
+        await self.give_back()
+
+    async def replace(self) -> None:
+        """Lease another driver connection in place of one that was lost."""
+        # Given back first: in a full pool, the other one takes its place.
+        self.leased().suspect = True
+        await self.give_back()
+        await self._acquire()
+
+    async def give_back(self) -> None:
+        """Return the driver connection, if one is leased; whoever comes next leases anew."""
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            self._services._note_lease(-1)
+            assert self._pool is not None
+            await self._pool.release(connection)
+
+    async def _acquire(self) -> None:
+        """Lease a driver connection, where nobody has done so meanwhile."""
+        if self._acquiring is None:
+            self._acquiring = asyncio.Lock()
+        async with self._acquiring:
+            if self.connection is None:
+                pool = self._open_pool()
+                self._keep(pool, await pool.acquire())
+
+    def _open_pool(self) -> Pool:
+        if self.over:
+            raise NotConnectedError(
+                "the connection ended with the forced rollback; "
+                "get another from `database.connection()`"
+            )
+        return self._services._ready_pool()
+
+    def _keep(self, pool: Pool, connection: DriverConnection) -> None:
+        connection.holder = self.holder
+        self._pool = pool
+        self.connection = connection
+        self._services._note_lease(1)
+
+    def __del__(self) -> None:
+        """Give a connection back whose holder vanished, such as an unfinished transaction's."""
+        if self.connection is not None and self._pool is not None:
+            self._services._note_lease(-1)
+            self._pool.drop_unowned(self.connection)
