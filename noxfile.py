@@ -59,6 +59,16 @@ def pure(session: nox.Session) -> None:
 
 
 @nox.session
+def faults(session: nox.Session) -> None:
+    """Run the fault suite five times over, in random order, with its storms at full size."""
+    install(session, "test", form="FASTDB_REQUIRE_EXTENSIONS")
+    env = {"FASTDB_REQUIRE_EXTENSIONS": "1", "FASTDB_STORM": "100000"}
+    for _ in range(5):
+        command = ["python", "-m", "pytest", BACKENDS, *(session.posargs or ["tests/faults"])]
+        session.run(*command, env=env)
+
+
+@nox.session
 def coverage(session: nox.Session) -> None:
     """Measure the lines and branches of the Python files, over both forms."""
     install(session, "test", form="FASTDB_REQUIRE_EXTENSIONS")

@@ -98,11 +98,19 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "database_url" in metafunc.fixturenames:
         metafunc.parametrize("database_url", chosen_backends(metafunc.config), indirect=True)
+    if "server_url" in metafunc.fixturenames:
+        backends = [name for name in chosen_backends(metafunc.config) if BACKENDS[name]]
+        metafunc.parametrize("server_url", backends, indirect=True)
+    if "own_server" in metafunc.fixturenames:
+        dialects = chosen_dialects(metafunc.config)
+        metafunc.parametrize("own_server", dialects, indirect=True, scope="module")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     dialects = chosen_dialects(config)
     without = {f"{dialect}_database" for dialect in DIALECTS if dialect not in dialects}
+    if not dialects:
+        without |= {"server_url", "own_server"}
     left_out = [item for item in items if not without.isdisjoint(getattr(item, "fixturenames", ()))]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
@@ -155,6 +163,13 @@ def asyncmy_url(mysql_url: str) -> str:
 @pytest.fixture
 def database_url(request: pytest.FixtureRequest) -> str:
     """Return the URL of an empty database, once for each of the chosen backends."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture
+def server_url(request: pytest.FixtureRequest) -> str:
+    """Return the URL of an empty database, once for each of the chosen backends with a server."""
     url: str = request.getfixturevalue(f"{request.param}_url")
     return url
 

@@ -13,6 +13,9 @@ from urllib.parse import SplitResult, parse_qs, unquote, urlsplit, urlunsplit
 
 DIALECTS = ("postgresql", "mysql")
 
+#: What PostgreSQL shows as the application of a Session, which is none of a test's connections.
+OWN_NAME = "fastdb-tests"
+
 
 class ServerError(Exception):
     """Report that a server cannot be had."""
@@ -58,7 +61,7 @@ class Session:
 
         dsn = urlunsplit(parts._replace(scheme="postgresql"))
         # A DROP waits for the locks of other connections, by default for ever.
-        settings = {"lock_timeout": "20s"}
+        settings = {"lock_timeout": "20s", "application_name": OWN_NAME}
         connecting = asyncpg.connect(dsn, timeout=10, server_settings=settings)
         return self._loop.run_until_complete(connecting)
 

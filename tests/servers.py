@@ -67,6 +67,7 @@ class Process:
         self._stop_signal = stop_signal
         self._popen: subprocess.Popen[bytes] | None = None
         self._owner = os.getpid()
+        self._started: tuple[list[str], Mapping[str, str], str] | None = None
 
     def run(
         self, command: list[str], environment: Mapping[str, str], stdin: bytes | None = None
@@ -100,6 +101,7 @@ class Process:
         Raises:
             ServerError: It ended, or was not ready in time; the message ends with its log's tail.
         """
+        self._started = command, environment, url
         libc = ctypes.CDLL(None)
 
         def die_with_parent() -> None:
@@ -137,6 +139,26 @@ class Process:
                         f"({exc}): {self.log_tail()}"
                     ) from exc
             time.sleep(0.1)
+
+    def crash(self) -> None:
+        """Kill the server, as a crash of the machine would; what it has written stays."""
+        assert self._popen is not None
+        os.killpg(self._popen.pid, signal.SIGKILL)
+        self._popen.wait()
+
+    def shut_down(self) -> None:
+        """End the server in good order; what it has written stays."""
+        assert self._popen is not None
+        self._popen.send_signal(self._stop_signal)
+        self._popen.wait(START_SECONDS)
+
+    def start_again(self) -> None:
+        """Start the server as before, and wait until it lets us in.
+
+        Only in a thread that goes on: on Linux, the server ends with the thread that started it.
+        """
+        assert self._started is not None
+        self.start(*self._started)
 
     def log_tail(self, lines: int = 12) -> str:
         """Return the last lines of the log."""
@@ -504,6 +526,19 @@ def find(dialect: str, environ: Mapping[str, str] = os.environ) -> Server:
             return Server(dialect, url, check(url), "already listening")
         except ServerError as exc:
             tried.append(f"already listening: {exc}")
+    return _start_one(dialect, tried)
+
+
+def start_own(dialect: str) -> Server:
+    """Start a server of `dialect` for a test that stops it.
+
+    Raises:
+        ServerError: It cannot be started.
+    """
+    return _start_one(dialect, [])
+
+
+def _start_one(dialect: str, tried: list[str]) -> Server:
     start = start_postgresql if dialect == "postgresql" else start_mariadb
     for origin, programs in _ways(dialect):
         try:
