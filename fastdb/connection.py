@@ -183,19 +183,29 @@ class Connection(Queries):
             raise cancellation
         return callbacks
 
-    async def _roll_back_transaction(self, transaction: Transaction) -> None:
-        """Roll back `transaction` and those inside it. The caller has the turn."""
+    async def _roll_back_transaction(
+        self, transaction: Transaction, cause: BaseException | None = None
+    ) -> None:
+        """Roll back `transaction` and those inside it, because of `cause`.
+
+        The caller has the turn.
+        """
         connection = self._lease.leased()
+        bound = connection.patience(cause)
         index = self._turns.stack.index(transaction)
         cancellation = None
         try:
             if index == 0:
                 if connection.is_alive() or connection.in_transaction:
-                    await connection.rollback()
+                    cancellation = await to_its_end(
+                        connection.rollback(), connection.terminate, bound
+                    )
             else:
                 for _ in self._turns.stack[index:]:
                     cancellation = (
-                        await to_its_end(connection.rollback_to_savepoint(), connection.terminate)
+                        await to_its_end(
+                            connection.rollback_to_savepoint(), connection.terminate, bound
+                        )
                         or cancellation
                     )
         except BaseException as error:

@@ -412,8 +412,14 @@ class Database(Queries):
                 while records := await limited(cursor.fetch(size), seconds):
                     for record in records:
                         yield record
-            finally:
-                await cursor.close()
+            except BaseException as cause:
+                try:
+                    async with asyncio.timeout(connection.patience(cause)):
+                        await cursor.close()
+                except Exception:  # what made it end early is the error to tell
+                    connection.terminate()
+                raise
+            await cursor.close()
         except GeneratorExit:
             raise
         except BaseException:

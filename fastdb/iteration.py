@@ -88,10 +88,11 @@ async def iterate(
             while records := await limited(fetch(), seconds):
                 for record in records:
                     yield record
-        except BaseException:
+        except BaseException as cause:
             # Left early, cancelled or failed: whatever is wrong shows when it is returned.
             try:
-                await close()
+                async with asyncio.timeout(connection.patience(cause)):
+                    await close()
             except BaseException as error:
                 connection.suspect = True
                 if not connection.in_transaction:

@@ -16,7 +16,7 @@ from collections import Counter, deque
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from fastdb.drivers.base import to_its_end
+from fastdb.drivers.base import CANCEL_SECONDS
 from fastdb.exceptions import EventLoopError, NotConnectedError, PoolTimeoutError
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ class Pool:
         self._closing = False
         self._returned: asyncio.Future[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
+        self._openings: set[asyncio.Task[DriverConnection]] = set()
         self._reaper: asyncio.TimerHandle | None = None
         self._opened = 0
         self._closed: Counter[str] = Counter()
@@ -172,6 +173,8 @@ class Pool:
                 waiter.set_exception(_disconnected())
         while self._idle:
             self._discard(self._idle.popleft(), "disconnect")
+        for opening in self._openings:
+            opening.cancel()
         try:
             async with asyncio.timeout(timeout):
                 while any(
@@ -179,8 +182,8 @@ class Pool:
                 ):
                     self._returned = self._loop.create_future()
                     await self._returned
-                while self._background:
-                    await asyncio.wait(self._background)
+                while unfinished := self._background | self._openings:
+                    await asyncio.wait(unfinished)
         except TimeoutError:
             logger.warning(
                 "%d connections were still in use after %s s and are cut",
@@ -193,7 +196,7 @@ class Pool:
     def abandon(self) -> None:
         """Cut every connection at once, also from outside the pool's event loop."""
         self._closing = True
-        for task in self._background:
+        for task in (*self._background, *self._openings):
             if not self._loop.is_closed():
                 task.cancel()
         for connection in (*self._idle, *self._leased):
@@ -283,11 +286,13 @@ class Pool:
         return connection
 
     async def _acquire_slowly(self) -> DriverConnection:
+        since = monotonic()
         if self._size < self._max_size:
-            connection = await self._open_place()
+            self._size += 1
+            connection = await self._open_for_one(since)
         else:
-            item = await self._wait()
-            connection = await self._open_counted() if item is _PLACE else item
+            item = await self._wait(since)
+            connection = await self._open_for_one(since) if item is _PLACE else item
         if self._closing:
             # The pool was closed while this connection was being opened or handed over.
             connection.terminate()
@@ -298,9 +303,43 @@ class Pool:
         self._leased.add(connection)
         return connection
 
-    async def _wait(self) -> Any:
+    async def _open_for_one(self, since: float) -> DriverConnection:
+        """Open a connection in a counted place, for a caller who waits `since` then.
+
+        A caller who is cancelled leaves it to the next one. Else callers that have less time than
+        it takes to connect would never get any, and never let another one have it.
+        """
+        opening = self._loop.create_task(self._open_counted())
+        self._openings.add(opening)
+        opening.add_done_callback(self._openings.discard)
+        timeout = self._options.acquire_timeout
+        left = None if timeout is None else since + timeout - monotonic()
+        try:
+            await asyncio.wait((opening,), timeout=left)
+        except asyncio.CancelledError:
+            opening.add_done_callback(self._keep_opened)
+            raise
+        if not opening.done():
+            opening.add_done_callback(self._keep_opened)
+            raise PoolTimeoutError(f"no new connection could be opened within {timeout:g} s")
+        if opening.cancelled():
+            raise _disconnected()
+        return opening.result()
+
+    def _keep_opened(self, opening: asyncio.Task[DriverConnection]) -> None:
+        """Take in what was opened for a caller who is gone."""
+        if opening.cancelled():
+            return
+        error = opening.exception()
+        if error is not None:
+            logger.debug("a connection that nobody waits for could not be opened: %r", error)
+        elif self._closing:
+            opening.result().terminate()
+        else:
+            self._keep(opening.result())
+
+    async def _wait(self, since: float) -> Any:
         waiter: asyncio.Future[Any] = self._loop.create_future()
-        since = monotonic()
         waiting = since, waiter
         self._waiters.append(waiting)
         self._waits += 1
@@ -358,9 +397,15 @@ class Pool:
         """
         if self.put(connection):
             return
-        cleaning = self._loop.create_task(self._clean(connection))
-        # A caller that is cancelled again waits all the same: half-cleaned, it had to be closed.
-        cancellation = await to_its_end(cleaning, cleaning.cancel)
+        cleaning = self._spawn(self._clean(connection))
+        # The caller waits only for what is usual. The connection is not lent before it is clean.
+        deadline = monotonic() + CANCEL_SECONDS
+        cancellation = None
+        while not cleaning.done() and (left := deadline - monotonic()) > 0:
+            try:
+                await asyncio.wait((cleaning,), timeout=left)
+            except asyncio.CancelledError as error:
+                cancellation = error
         if cancellation is not None:
             raise cancellation
 
@@ -465,10 +510,11 @@ class Pool:
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._drop, connection, "unreturned")
 
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(coroutine)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+        return task
 
     # -- idle connections
 

@@ -202,7 +202,7 @@ class Transaction:
             await self._end(commit=True, task=current_task(), leaving=True)
             return
         try:
-            await self._end(commit=False, task=current_task(), leaving=True)
+            await self._end(commit=False, task=current_task(), leaving=True, cause=exc)
         except Exception as error:
             if exc is None:
                 raise
@@ -254,7 +254,12 @@ class Transaction:
         return self
 
     async def _end(
-        self, *, commit: bool, task: asyncio.Task[Any] | None, leaving: bool = False
+        self,
+        *,
+        commit: bool,
+        task: asyncio.Task[Any] | None,
+        leaving: bool = False,
+        cause: BaseException | None = None,
     ) -> None:
         verb = "commit" if commit else "roll back"
         connection = self._connection
@@ -289,7 +294,7 @@ class Transaction:
             if commit and inner is None:
                 callbacks = await connection._commit_transaction(self)
             else:
-                await connection._roll_back_transaction(self)
+                await connection._roll_back_transaction(self, cause)
                 if commit:
                     raise TransactionError(
                         f"cannot commit; an inner transaction was left open: {inner!r}; "

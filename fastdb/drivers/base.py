@@ -41,6 +41,13 @@ RECENTLY: Final = 0.001
 #: Seconds that go on being given to a command which must not be cut off, once it was cancelled.
 PATIENCE: Final = 1.0
 
+#: Seconds that a cancelled caller waits for a connection to be brought in order. Where the network
+#: is silent, it is cut then, or cleaned without the caller.
+CANCEL_SECONDS: Final = 0.15
+
+#: Seconds that undoing may take after any other error.
+UNDO_SECONDS: Final = 5.0
+
 
 class Outcome(NamedTuple):
     """What one executed statement gave.
@@ -137,10 +144,12 @@ class DriverConnection(ABC):
         holder: Who has leased it for more than one query, for messages.
         counts_inserts: Whether a raw insert without a generated key gives the number of rows.
         errors_spoil_transactions: Whether a failed statement spoils the transaction around it.
+        remote: Whether a network is between, which may let nothing through and say nothing of it.
     """
 
     counts_inserts: ClassVar[bool] = False
     errors_spoil_transactions: ClassVar[bool] = False
+    remote: ClassVar[bool] = True
 
     __slots__ = (
         "dirty",
@@ -160,6 +169,15 @@ class DriverConnection(ABC):
         self.uses = 0
         self.expires_at = float("inf")
         self.holder: object | None = None
+
+    def patience(self, error: BaseException | None) -> float | None:
+        """Return the seconds that undoing may take after `error`; None is without end.
+
+        After them the connection is cut, which undoes everything, too.
+        """
+        if not self.remote or error is None:
+            return None
+        return CANCEL_SECONDS if isinstance(error, asyncio.CancelledError) else UNDO_SECONDS
 
     # -- queries
 
@@ -271,7 +289,7 @@ class DriverConnection(ABC):
 
 
 async def to_its_end(
-    run: Awaitable[None], cut: Callable[[], object]
+    run: Awaitable[None], cut: Callable[[], object], bound: float | None = None
 ) -> asyncio.CancelledError | None:
     """Await `run`, also when cancelled; return the cancellation, which the caller has to raise.
 
@@ -281,14 +299,16 @@ async def to_its_end(
     Args:
         run: A short command.
         cut: Makes it fail; called where it does not end soon after the cancellation.
+        bound: Seconds after which it is called in any case; None waits for ever.
     """
     task = asyncio.ensure_future(run)
     cancellation: asyncio.CancelledError | None = None
     while not task.done():
+        seconds = bound
+        if cancellation is not None:
+            seconds = PATIENCE if bound is None else min(bound, PATIENCE)
         try:
-            if cancellation is None:
-                await asyncio.wait((task,))
-            elif not (await asyncio.wait((task,), timeout=PATIENCE))[0]:
+            if not (await asyncio.wait((task,), timeout=seconds))[0]:
                 cut()
         except asyncio.CancelledError as error:
             cancellation = error

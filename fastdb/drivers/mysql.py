@@ -82,6 +82,11 @@ class MySQLDriver(MySQLBaseDriver):
         exchanged: Awaitable[Any] = raw.exchange(sql, limit, plan)
         return exchanged
 
+    async def rest_of_answer(self, raw: Any) -> bool:
+        """Read and drop the answer to a statement that was cancelled."""
+        whole: bool = await raw.rest_of_answer()
+        return whole
+
     async def open_result(self, raw: Any, sql: bytes, plan: QueryPlan) -> Any:
         """Send a statement, read the head of its first result and return that, unbuffered."""
         return await raw.open_result(sql, plan)

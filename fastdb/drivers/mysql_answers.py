@@ -45,7 +45,8 @@ class AnswerProtocol(asyncio.Protocol):
 
         What follows it goes to the stream. Awaiting raises an error where the connection ends
         before (:class:`AnswerLostError`) and where the answer cannot be read; what follows that
-        cannot be read either. A caller who does not wait to its end calls :meth:`give_up`.
+        cannot be read either. A caller who does not wait to its end calls :meth:`wait` later,
+        or closes the connection.
 
         Raises:
             AnswerLostError: The connection has ended already.
@@ -53,13 +54,16 @@ class AnswerProtocol(asyncio.Protocol):
         if self._ended:
             raise AnswerLostError
         self._result = result
+        return self.wait()
+
+    def is_reading(self, result: ResultReader) -> bool:
+        """Return whether `result` has not ended and takes what comes."""
+        return self._result is result
+
+    def wait(self) -> Wakeup:
+        """Return what is finished when the result has ended that takes what comes."""
         self._waiter = waiter = Wakeup(self._loop)
         return waiter
-
-    def give_up(self) -> None:
-        """Let everything go to the stream again; it is of no use any more."""
-        self._result = self._waiter = None
-        self._parts = []
 
     def data_received(self, data: bytes) -> None:
         """Have the result read what came, or pass it on."""

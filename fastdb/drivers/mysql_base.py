@@ -222,12 +222,18 @@ class MySQLBaseDriver(Driver):
             self._killer = loop.create_task(self._kill_ordered(), name="fastdb-mysql-kill")
         return order.done
 
-    async def kill(self, connection: MySQLExchange, *, query_only: bool = False) -> bool:
-        """Kill and wait for it, in bounds; return whether the server did it."""
+    async def kill(
+        self,
+        connection: MySQLExchange,
+        *,
+        query_only: bool = False,
+        seconds: float = _KILL_SECONDS + 1,
+    ) -> bool:
+        """Kill and wait for it, `seconds` at most; return whether the server has done it."""
         if asyncio.current_task() is self._killer:
             return False  # it was cancelled itself, and would wait for itself
         done = self.order_kill(connection, query_only)
-        await asyncio.wait([done], timeout=_KILL_SECONDS + 1)
+        await asyncio.wait([done], timeout=seconds)
         return done.done() and not done.cancelled() and done.result()
 
     async def _kill_ordered(self) -> None:
@@ -320,6 +326,14 @@ class MySQLBaseDriver(Driver):
 
         Rows above `limit` may be dropped. With a plan, rows may be its records already.
         """
+
+    async def rest_of_answer(self, raw: Any) -> bool:
+        """Read and drop the answer to a statement that was cancelled.
+
+        Returns:
+            Whether the connection can go on; otherwise it has to be closed.
+        """
+        return False
 
     @abstractmethod
     async def open_result(self, raw: Any, sql: bytes, plan: QueryPlan) -> Any:

@@ -11,9 +11,18 @@ from fastdb.exceptions_driver import from_driver
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["DEADLOCK", "FATAL", "UNKNOWN_COMMAND", "is_server_error", "number_of", "translate"]
+__all__ = [
+    "DEADLOCK",
+    "FATAL",
+    "INTERRUPTED",
+    "UNKNOWN_COMMAND",
+    "is_server_error",
+    "number_of",
+    "translate",
+]
 
 UNKNOWN_COMMAND = 1047
+INTERRUPTED = 1317
 DEADLOCK = 1213
 
 #: After these the server closes the connection.
@@ -41,7 +50,7 @@ _KINDS: dict[int, type[exceptions.Error]] = {
     **_numbers(
         exceptions.OperationalError, (1040, 1044, 1045, 1095, 1142, 1143, 1203, 1205, 1213, 1226)
     ),
-    **_numbers(exceptions.OperationalError, (1290, 1317, 1792, 1836)),
+    **_numbers(exceptions.OperationalError, (1290, INTERRUPTED, 1792, 1836)),
     **_numbers(
         exceptions.IntegrityError,
         (1022, 1048, 1062, 1169, 1215, 1216, 1217, 1364, 1451, 1452, 1557, 1586, 1761, 1762),

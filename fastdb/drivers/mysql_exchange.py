@@ -2,7 +2,8 @@
 
 Two facts of the server shape this module. MariaDB does not notice that a client closed its socket
 until it has something to send: ``SELECT SLEEP(60)`` goes on. So a statement that is given up is
-killed over a second, short-lived connection. And every OK and EOF packet carries the server's
+killed over a second, short-lived connection: alone, where a transaction is to survive it, or with
+its connection. And every OK and EOF packet carries the server's
 status, but an error packet does not: after an error inside a transaction a ping asks for it.
 """
 
@@ -13,8 +14,8 @@ import select
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fastdb.drivers.base import DriverConnection
-from fastdb.drivers.mysql_errors import FATAL, is_server_error, number_of, translate
+from fastdb.drivers.base import CANCEL_SECONDS, DriverConnection
+from fastdb.drivers.mysql_errors import FATAL, INTERRUPTED, is_server_error, number_of, translate
 from fastdb.exceptions import ConnectionFailedError, DataError, Error, InternalError
 
 if TYPE_CHECKING:
@@ -135,6 +136,12 @@ class MySQLExchange(DriverConnection):
             if result.has_next:
                 await self._end_of_results(result)
         except BaseException as error:
+            if (
+                plan is not None  # a statement of the user's
+                and isinstance(error, asyncio.CancelledError)
+                and await self._interrupt()
+            ):
+                raise
             translated = await self._after_failure(error)
             if translated is None:
                 raise
@@ -192,7 +199,7 @@ class MySQLExchange(DriverConnection):
         if not isinstance(error, Exception):
             self._drop()
             if isinstance(error, asyncio.CancelledError):
-                await self._driver.kill(self)
+                await self._driver.kill(self, seconds=CANCEL_SECONDS)
             return None
         if isinstance(error, Error):
             return None
@@ -215,6 +222,37 @@ class MySQLExchange(DriverConnection):
         if self._driver.converts:
             return None  # raised by a decoder of the user's
         return InternalError(f"the server's answer cannot be read: {error!r}")
+
+    async def _interrupt(self) -> bool:
+        """Have the server end a cancelled statement; return whether its transaction goes on.
+
+        Elsewhere than in a transaction, a new connection costs no more than this.
+        """
+        if not self.in_transaction:
+            return False
+        driver = self._driver
+        try:
+            async with asyncio.timeout(CANCEL_SECONDS):
+                killed = driver.order_kill(self, query_only=True)
+                await asyncio.wait((killed,))
+                if not (killed.result() and await driver.rest_of_answer(self.raw)):
+                    return False
+                # A kill that came after the statement's end hits what comes next.
+                for _ in range(2):
+                    try:
+                        result = await driver.exchange(self.raw, b"DO 0", None, None)
+                    except driver.base_error as error:
+                        if number_of(error) != INTERRUPTED:
+                            return False
+                    else:
+                        self.raw.server_status = result.server_status
+                        return self.in_transaction
+        except TimeoutError:
+            pass
+        except BaseException:
+            self.terminate()
+            raise
+        return False
 
     async def _refresh_status(self) -> None:
         """Ask whether the transaction is still open: an error packet does not say."""

@@ -10,6 +10,7 @@ any other one decodes itself.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from struct import Struct
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -120,6 +121,8 @@ class RawConnection(Connection):  # type: ignore[misc]
         self._unread = b""
         self._unread_from = 0
         self._answers: AnswerProtocol | None = None
+        # What reads the answer to a statement that was cancelled.
+        self._unawaited: DecodedResult | None = None
         encoders = {key: value for key, value in self.decoders.items() if type(key) is not int}
         if encoders:
             self.encoders = encoders
@@ -178,7 +181,11 @@ class RawConnection(Connection):  # type: ignore[misc]
         return start + rest if start else rest
 
     async def exchange(self, sql: bytes, limit: int | None, plan: QueryPlan | None) -> Any:
-        """Send a statement, read its first result and return it."""
+        """Send a statement, read its first result and return it.
+
+        Cancelled, the connection is either closed or still to be closed, unless
+        :meth:`rest_of_answer` brings it in step again.
+        """
         self._ensure_alive()
         last, answers = self._result, self._answers
         if (
@@ -202,8 +209,7 @@ class RawConnection(Connection):  # type: ignore[misc]
             self._writer.write(_HEAD.pack(len(sql) + 1, COM_QUERY) + sql)
             await answer
         except asyncio.CancelledError:
-            answers.give_up()
-            self._close_on_cancel()
+            self._unawaited = result
             raise
         except AnswerLostError as error:
             raise self._lost(error.__cause__) from error
@@ -212,6 +218,21 @@ class RawConnection(Connection):  # type: ignore[misc]
         self._settle(result, stray=bool(self._reader._buffer))
         self._keep(result)
         return result
+
+    async def rest_of_answer(self) -> bool:
+        """Drop the answer to the statement that was cancelled; return whether all of it came."""
+        result, self._unawaited = self._unawaited, None
+        answers = self._answers
+        if result is None or answers is None:
+            return False
+        if answers.is_reading(result):
+            with suppress(AnswerLostError, Error):
+                await answers.wait()
+        # A CALL may have answered with several results, which nobody has asked for either.
+        whole: bool = result.ended and not result.has_next and not result.wants_file
+        if whole:
+            self._next_seq_id = result.sequence
+        return whole
 
     async def open_result(self, sql: bytes, plan: QueryPlan) -> Any:
         """Send a statement, read the head of its first result and return that, unbuffered."""

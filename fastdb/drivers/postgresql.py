@@ -58,6 +58,7 @@ class PostgreSQLDriver(Driver):
         self._dialect: Dialect | None = None
         self._server_version: tuple[int, ...] = ()
         self._abandoned: set[asyncio.Task[TaggedConnection]] = set()
+        self._requests: set[asyncio.Task[None]] = set()
         self.schema_changes = 0
         self.codecs: frozenset[tuple[str, str]] = frozenset()
 
@@ -121,6 +122,13 @@ class PostgreSQLDriver(Driver):
             loop.call_later(_CONNECT_PATIENCE, task.cancel)
             await asyncio.wait((task,), timeout=_CANCEL_PATIENCE)
             raise
+
+    def see_through(self, requests: list[asyncio.Task[None]], seconds: float) -> None:
+        """Let requests to the server end in the background, where they do so in time."""
+        for request in requests:
+            self._requests.add(request)
+            request.add_done_callback(self._requests.discard)
+            request.get_loop().call_later(seconds, request.cancel)
 
     def _drop(self, task: asyncio.Task[TaggedConnection]) -> None:
         self._abandoned.discard(task)

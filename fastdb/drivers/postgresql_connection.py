@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import asyncpg
 
-from fastdb.drivers.base import DriverConnection, Outcome, TransactionOptions
+from fastdb.drivers.base import CANCEL_SECONDS, DriverConnection, Outcome, TransactionOptions
 from fastdb.drivers.postgresql_cursors import BufferedCursor, HeldCursor, PortalCursor, records_of
 from fastdb.drivers.postgresql_errors import translate
 from fastdb.exceptions import (
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PostgreSQLConnection"]
 
-#: Seconds that the server has to acknowledge that a statement is cancelled, or to answer a check.
+#: Seconds that the server has to answer a check, or to roll back.
 PATIENCE: Final = 5.0
 
 LEXICAL: Final = Lexical("postgresql")
@@ -328,7 +328,7 @@ class PostgreSQLConnection(DriverConnection):
         raise error
 
     async def _settle(self) -> None:
-        """Wait until a cancelled statement has ended on the server.
+        """Wait until a cancelled statement has ended on the server; else cut the connection.
 
         asyncpg sends the cancellation on its own, and lets no other statement begin before it is
         acknowledged; it waits without end for that.
@@ -336,10 +336,11 @@ class PostgreSQLConnection(DriverConnection):
         if self.raw.is_closed():
             return
         try:
-            await self.raw.execute("SELECT 1", timeout=PATIENCE)
+            await self.raw.execute("SELECT 1", timeout=CANCEL_SECONDS)
         except asyncpg.PostgresError:
             pass  # an answer all the same: the transaction has failed
         except BaseException:  # no answer in time, or cancelled again
+            self._driver.see_through(self.raw.take_cancellations(), PATIENCE)
             self.terminate()
 
     async def _recover(

@@ -59,6 +59,15 @@ class TaggedConnection(asyncpg.Connection):  # type: ignore[misc]
         """Whether a cancelled statement is not yet known to have ended."""
         return bool(self._cancellations)
 
+    def take_cancellations(self) -> list[asyncio.Task[None]]:
+        """Return the requests to cancel a statement that are on their way.
+
+        They go on when the connection is closed, which would stop them: the statement would not.
+        """
+        requests: list[asyncio.Task[None]] = list(self._cancellations)
+        self._cancellations.clear()
+        return requests
+
     def forget_transaction(self) -> None:
         """Make asyncpg forget a transaction that failed to begin: it takes it for begun."""
         self._top_xact = None  # type: ignore[misc]

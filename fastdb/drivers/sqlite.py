@@ -130,6 +130,8 @@ class SQLiteCursor(DriverCursor):
 class SQLiteConnection(DriverConnection):
     """One connection to SQLite."""
 
+    remote = False
+
     __slots__ = ("_driver", "_session", "_worker")
 
     _worker: Worker

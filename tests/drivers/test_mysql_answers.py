@@ -179,28 +179,27 @@ async def test_an_error_of_a_decoder_is_its_own(kind: type[Exception]) -> None:
             await task
 
 
-@pytest.mark.parametrize("before", [b"", packets([ok()])[:5]])
-async def test_a_cancelled_wait_lets_everything_go_to_the_stream(before: bytes) -> None:
+@pytest.mark.parametrize("early", range(len(packets([ok()])) + 1))
+async def test_an_answer_whose_wait_was_cancelled_can_be_waited_for_again(early: int) -> None:
+    answer = packets([ok()])
     line = Line()
     received = line.result()
-
-    async def answer() -> None:
-        try:
-            await line.protocol.expect(received)
-        except asyncio.CancelledError:
-            line.protocol.give_up()
-            raise
-
-    task = line.loop.create_task(answer())
+    task = line.expect(received)
     await asyncio.sleep(0)
-    if before:
-        line.protocol.data_received(before)
+    if early:
+        line.protocol.data_received(answer[:early])
     task.cancel()
     await asyncio.wait([task])
     assert task.cancelled()
+    assert line.protocol.is_reading(received) == (early < len(answer))
+    if early < len(answer):
+        waiting = line.protocol.wait()
+        line.protocol.data_received(answer[early:])
+        await waiting
+    assert received.ended
+    assert not line.protocol.is_reading(received)
     line.protocol.data_received(b"late")
     assert await line.reader.readexactly(4) == b"late"
-    assert not received.ended
 
 
 async def test_a_cancellation_wins_over_an_answer_in_the_same_turn() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -90,7 +91,8 @@ class Remote:
         if self.dialect == "postgresql":
             self.session.run(f"SELECT pg_terminate_backend({number})")
         else:
-            self.session.run(f"KILL {number}")
+            with contextlib.suppress(Exception):  # it has ended by itself meanwhile
+                self.session.run(f"KILL {number}")
 
     def kill_all(self) -> int:
         """Have the server end all connections but `session`; return how many there were."""
