@@ -29,7 +29,7 @@ from fastdb._speedups.records cimport (
     RecordLayout,
     blank_record,
     fastdb_pause_collector,
-    track_record,
+    finished_record,
 )
 
 from fastdb.exceptions import InterfaceError, InternalError
@@ -778,7 +778,7 @@ cdef class ResultReader:
             row = blank_record(self._layout)
             self.fill(FASTDB_VALUES(<PyObject *>row), packet)
             if self._calls:
-                track_record(row)
+                row = finished_record(self._layout, row)
         else:
             row = PyTuple_New(self._count)
             # Nobody shall find it while it is not filled.
