@@ -321,6 +321,10 @@ cdef int RECORD_CLASSES = 1024
 cdef int NAMES_SHOWN = 50
 
 
+# Small numbers, of which CPython has one each; where others come along, nothing is lost.
+cdef object ZERO = 0
+cdef object ONE = 1
+
 cdef object restore_record = None
 
 
@@ -572,6 +576,10 @@ cdef inline object converted(int code, object converter, object value):
     if value is None:
         return None
     if code == BOOLEAN:
+        if value is ONE:
+            return True
+        if value is ZERO:
+            return False
         if PyLong_CheckExact(value):
             return True if PyObject_IsTrue(value) else False
     elif code == NUMBER or not PyUnicode_CheckExact(value):
@@ -604,11 +612,13 @@ cdef inline object converted(int code, object converter, object value):
 cdef object parsed(int code, const unsigned char *text, Py_ssize_t size):
     """Return the date or time that is written in the ordinary way, else None."""
     cdef int year = 1, month = 1, day = 1, hour = 0, minute = 0, second = 0, micro = 0
+    cdef long long fraction
     cdef const unsigned char *clock = text
     if code != TIME:
         if size < 10 or text[4] != c'-' or text[7] != c'-':
             return None
-        year, month, day = number(text, 4), number(text + 5, 2), number(text + 8, 2)
+        year = two_digits(text) * 100 + two_digits(text + 2)
+        month, day = two_digits(text + 5), two_digits(text + 8)
         # Days that not every month has are left to the converter, like what is out of range.
         if year < 1 or month < 1 or month > 12 or day < 1 or (day > 28 and not has(month, day)):
             return None
@@ -620,9 +630,13 @@ cdef object parsed(int code, const unsigned char *text, Py_ssize_t size):
         size -= 11
     if (size != 8 and size != 15) or clock[2] != c':' or clock[5] != c':':
         return None
-    hour, minute, second = number(clock, 2), number(clock + 3, 2), number(clock + 6, 2)
+    hour, minute, second = two_digits(clock), two_digits(clock + 3), two_digits(clock + 6)
     if size == 15:
-        micro = number(clock + 9, 6) if clock[8] == c'.' else -1
+        if clock[8] != c'.':
+            return None
+        fraction = two_digits(clock + 9) * <long long>10_000
+        fraction += two_digits(clock + 11) * 100 + two_digits(clock + 13)
+        micro = -1 if fraction < 0 else <int>fraction
     if not (0 <= hour < 24 and 0 <= minute < 60 and 0 <= second < 60 and micro >= 0):
         return None
     if code == TIME:
@@ -637,14 +651,11 @@ cdef inline bint has(int month, int day) noexcept:
     return day <= 30 or (day == 31 and month not in (4, 6, 9, 11))
 
 
-cdef inline int number(const unsigned char *text, int digits) noexcept:
-    """Return the number that so many digits make, or -1."""
-    cdef int place, found = 0
-    for place in range(digits):
-        if text[place] < c'0' or text[place] > c'9':
-            return -1
-        found = found * 10 + text[place] - c'0'
-    return found
+cdef inline int two_digits(const unsigned char *text) noexcept:
+    """Return the number that two digits make; without them less than any sum can make up for."""
+    cdef unsigned int tens = text[0] - <unsigned int>c'0'
+    cdef unsigned int ones = text[1] - <unsigned int>c'0'
+    return <int>(tens * 10 + ones) if tens <= 9 and ones <= 9 else -2_000_000
 
 
 cdef object wrong_length(Py_ssize_t found, Py_ssize_t size):
