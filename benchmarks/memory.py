@@ -7,6 +7,8 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from fastdb import Record
+
 __all__ = ["held_bytes"]
 
 
@@ -25,4 +27,6 @@ def held_bytes(rows: Any) -> int:
         if id(each) not in seen and not isinstance(each, type | ModuleType):
             seen[id(each)] = each
             waiting.extend(gc.get_referents(each))
+            if isinstance(each, Record):
+                waiting.extend(each)  # of which the collector knows nothing where all are atomic
     return sum(map(sys.getsizeof, seen.values()))

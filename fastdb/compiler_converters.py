@@ -7,14 +7,24 @@ it does not usually get still go to that processor, which tells what is wrong wi
 from __future__ import annotations
 
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     Processor = Callable[[Any], Any]
 
-__all__ = ["JSONConverter", "LookupConverter", "result_converter"]
+__all__ = ["HasCodecs", "JSONConverter", "LookupConverter", "json_converter", "result_converter"]
+
+
+class HasCodecs(Protocol):
+    """A driver whose users may give a type a codec of their own, on some connection.
+
+    Attributes:
+        codecs: The types that have one, by name and schema.
+    """
+
+    codecs: frozenset[tuple[str, str]]
 
 
 class JSONConverter:
@@ -22,22 +32,24 @@ class JSONConverter:
 
     Attributes:
         scan: Reads a text from a position on; returns what it says, and where that ends.
-        processor: SQLAlchemy's.
+        processor: What reads all other values.
+        driver: While it has any codecs, `processor` reads every value.
     """
 
-    __slots__ = ("processor", "scan")
+    __slots__ = ("driver", "processor", "scan")
 
-    def __init__(self, processor: Processor) -> None:
+    def __init__(self, processor: Processor, driver: HasCodecs | None = None) -> None:
         """Stand in for `processor`, which calls ``json.loads``."""
         import json  # as SQLAlchemy has by now
 
         self.processor: Final = processor
+        self.driver: Final = driver
         scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
         self.scan: Final[Callable[[str, int], tuple[Any, int]]] = scan
 
     def __call__(self, value: Any) -> Any:
         """Return the value of a text; None stays."""
-        if type(value) is str:
+        if type(value) is str and (self.driver is None or not self.driver.codecs):
             try:
                 found, end = self.scan(value, 0)
             except (StopIteration, ValueError):
@@ -86,13 +98,8 @@ def result_converter(type_: Any, dialect: Any) -> Processor | None:
     kind = type(implementation)
     if not kind.__module__.startswith("sqlalchemy."):
         return processor  # a class of the user's may have its own idea of each step
-    readers = (types.JSON.result_processor, _SQliteJson.result_processor)
-    if (
-        kind.result_processor in readers
-        and implementation._str_impl.result_processor(dialect, None) is None
-        and _loads(processor)
-    ):
-        return JSONConverter(processor)
+    if kind.result_processor in (types.JSON.result_processor, _SQliteJson.result_processor):
+        return json_converter(implementation, dialect, processor)
     if (
         kind.result_processor is types.Enum.result_processor
         and kind._object_value_for_elem
@@ -103,12 +110,29 @@ def result_converter(type_: Any, dialect: Any) -> Processor | None:
     return processor
 
 
-def _loads(processor: FunctionType) -> bool:
+def json_converter(
+    type_: Any, dialect: Any, processor: Processor, driver: HasCodecs | None = None
+) -> Processor:
+    """Return what does the work of a type's processor, or that where it is not ``json.loads``.
+
+    Args:
+        type_: A JSON type, as it is for the dialect.
+        dialect: SQLAlchemy's.
+        processor: The type's; it looks at the codecs of `driver` itself.
+        driver: Whose codecs may have read a value already.
+    """
+    if type_._str_impl.result_processor(dialect, None) is None and _loads(processor):
+        return JSONConverter(processor, driver)
+    return processor
+
+
+def _loads(processor: Processor) -> bool:
     """Return whether a processor of JSON, or one within it, calls Python's own ``json.loads``."""
     import json
 
     function = json.loads
     if not isinstance(function, FunctionType) or function.__module__ != "json":
         return False  # some put another package's in its place
-    held = [cell.cell_contents for cell in processor.__closure__ or ()]
+    closure = getattr(processor, "__closure__", None) or ()
+    held = [cell.cell_contents for cell in closure]
     return function in held or any(isinstance(each, FunctionType) and _loads(each) for each in held)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from fastdb._fallback import records as pure
 from fastdb._speedups import RecordLayout
 from fastdb.compiler_converters import JSONConverter, LookupConverter, result_converter
+from fastdb.drivers.postgresql_dialect import make_dialect
 
 
 class Colour(enum.Enum):
@@ -157,6 +159,22 @@ def test_another_reader_of_json_is_honoured(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(json, "loads", lambda text: "another package's")
     fresh = SQLiteDialect_pysqlite()
     assert [convert("[1]") for convert in layouts(sa.JSON(), fresh)] == ["another package's"] * 2
+
+
+@pytest.mark.parametrize("type_", [sa.JSON(), postgresql.JSON(), postgresql.JSONB()])
+@given(text=texts)
+def test_json_of_postgresql_is_read_unless_a_codec_has_read_it(type_: Any, text: str) -> None:
+    driver = types.SimpleNamespace(codecs=frozenset())
+    dialect = make_dialect((16,), driver)
+    assert type(result_converter(type_, dialect)) is JSONConverter
+    agree(type_, dialect, text)
+    read = layouts(type_, dialect)
+    name = "jsonb" if isinstance(type_, postgresql.JSONB) else "json"
+    driver.codecs = frozenset({(name, "pg_catalog")})
+    agree(type_, dialect, text)
+    assert [convert(text) for convert in read] == [text] * 2
+    driver.codecs = frozenset({("other", "pg_catalog")})
+    agree(type_, dialect, text)
 
 
 def test_a_known_processor_that_was_made_for_another_reader(

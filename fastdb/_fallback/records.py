@@ -373,7 +373,7 @@ class RecordLayout:
 
     @property
     def record_class(self) -> type[Record]:
-        """The class of the records."""
+        """The class of further records."""
         return self._record_class
 
     def for_columns(self, columns: Callable[[Any], int | None] | None) -> RecordLayout:

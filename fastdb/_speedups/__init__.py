@@ -19,6 +19,10 @@ __all__ = [
     "RecordLayout",
     "ResultReader",
     "StatementWriter",
+    "decode_timestamp",
+    "decode_timestamptz",
+    "encode_timestamp",
+    "encode_timestamptz",
 ]
 
 COMPILED: bool
@@ -41,6 +45,12 @@ if TYPE_CHECKING:
     from fastdb._speedups.mysql_literals import StatementWriter
     from fastdb._speedups.mysql_rows import ResultReader
     from fastdb._speedups.plans import QueryPlan
+    from fastdb._speedups.postgresql_times import (
+        decode_timestamp,
+        decode_timestamptz,
+        encode_timestamp,
+        encode_timestamptz,
+    )
     from fastdb._speedups.query_cache import CacheInfo, QueryCache
     from fastdb._speedups.records import Record, RecordLayout
 else:
@@ -50,6 +60,12 @@ else:
             from fastdb._speedups.mysql_literals import StatementWriter
             from fastdb._speedups.mysql_rows import ResultReader
             from fastdb._speedups.plans import QueryPlan
+            from fastdb._speedups.postgresql_times import (
+                decode_timestamp,
+                decode_timestamptz,
+                encode_timestamp,
+                encode_timestamptz,
+            )
             from fastdb._speedups.query_cache import CacheInfo, QueryCache
             from fastdb._speedups.records import Record, RecordLayout
         except ImportError as exc:
@@ -65,6 +81,12 @@ else:
         from fastdb._fallback.mysql_literals import StatementWriter
         from fastdb._fallback.mysql_rows import ResultReader
         from fastdb._fallback.plans import QueryPlan
+        from fastdb._fallback.postgresql_times import (
+            decode_timestamp,
+            decode_timestamptz,
+            encode_timestamp,
+            encode_timestamptz,
+        )
         from fastdb._fallback.query_cache import CacheInfo, QueryCache
         from fastdb._fallback.records import Record, RecordLayout
 

@@ -18,6 +18,8 @@ from fastdb._speedups cimport dates
 from fastdb._speedups.plans cimport QueryPlan
 from fastdb._speedups.sharing cimport value_of
 
+from sys import intern
+
 __all__ = []
 
 cdef object ABSENT = object()
@@ -172,6 +174,9 @@ cdef class Slot:
         dates.import_datetime()
         self.slot = slot
         self.key = slot.key
+        if isinstance(self.key, str):
+            # SQLAlchemy's is of a subclass; dicts know their own keys by identity, mostly.
+            self.key = intern(str.__str__(self.key))
         self.position = slot.position
         self.bind = slot.bind
         self.processor = slot.processor

@@ -3,6 +3,8 @@
 Cython's own declarations import ``datetime`` with the module: programs without dates need none.
 """
 
+from cpython.object cimport PyObject
+
 
 cdef extern from *:
     """
@@ -16,6 +18,10 @@ cdef extern from *:
         }
         return PyDateTimeAPI == NULL ? -1 : 0;
     }
+
+    #define FASTDB_ZONED_DATETIME(year, month, day, hour, minute, second, microsecond, zone) \\
+        PyDateTimeAPI->DateTime_FromDateAndTime( \\
+            year, month, day, hour, minute, second, microsecond, zone, PyDateTimeAPI->DateTimeType)
     """
     int import_datetime "fastdb_import_datetime"() except -1
     object new_date "PyDate_FromDate"(int year, int month, int day)
@@ -23,6 +29,10 @@ cdef extern from *:
     object new_datetime "PyDateTime_FromDateAndTime"(
         int year, int month, int day, int hour, int minute, int second, int microsecond
     )
+    object new_zoned_datetime "FASTDB_ZONED_DATETIME"(
+        int year, int month, int day, int hour, int minute, int second, int microsecond, object zone
+    )
+    PyObject *zone_of "PyDateTime_DATE_GET_TZINFO"(object value)  # borrowed, None for none
     bint is_exact_date "PyDate_CheckExact"(object value)
     bint is_exact_time "PyTime_CheckExact"(object value)
     bint is_exact_datetime "PyDateTime_CheckExact"(object value)

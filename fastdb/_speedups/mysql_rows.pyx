@@ -29,7 +29,7 @@ from fastdb._speedups.records cimport (
     RecordLayout,
     blank_record,
     fastdb_pause_collector,
-    track_record,
+    finished_record,
 )
 
 from fastdb.exceptions import InterfaceError, InternalError
@@ -153,6 +153,7 @@ cdef enum:
     BINARY_CHARSET = 63
     JSON = 245
     MOST_COLUMNS = 0xFFFF  # servers stop at 4096
+    LONG = 100
 
 cdef enum State:
     FIRST, DEFINITIONS, DEFINITIONS_END, ROWS, ENDED
@@ -558,7 +559,8 @@ cdef class ResultReader:
         """Return the rows that were read since the last time."""
         with cython.critical_section(self):
             rows, self._rows = self._rows, []
-            return rows
+        # A list that has grown has room for an eighth more, which a long one gives back.
+        return rows if len(rows) < LONG else rows[:]
 
     cdef int pause_collector(self) noexcept:
         """Keep the cyclic collector from looking through rows that are nothing for it."""
@@ -778,7 +780,7 @@ cdef class ResultReader:
             row = blank_record(self._layout)
             self.fill(FASTDB_VALUES(<PyObject *>row), packet)
             if self._calls:
-                track_record(row)
+                row = finished_record(self._layout, row)
         else:
             row = PyTuple_New(self._count)
             # Nobody shall find it while it is not filled.

@@ -1,6 +1,6 @@
 """What other compiled modules may do with records: make them without a tuple in between."""
 
-from cpython.object cimport PyObject
+from cpython.object cimport PyObject, PyTypeObject
 
 
 cdef extern from *:
@@ -49,21 +49,36 @@ cdef enum ConverterCode:
     LOOKUP = 8
 
 
+cdef class RecordClasses:
+    cdef tuple names
+    cdef tuple attributes
+    cdef dict positions
+    cdef type plain
+    cdef type tracked
+    cdef PyTypeObject *current
+
+    cdef int note_container(self) except -1
+
+
 cdef class RecordLayout:
     cdef readonly tuple names
-    cdef readonly type record_class
+    cdef RecordClasses _classes
     cdef dict _positions
     cdef tuple _converters
     cdef object _columns
     cdef Py_ssize_t _size
     cdef bytes _codes  # of the converters
     cdef const unsigned char *_code_of  # the same
+    cdef Py_ssize_t _converted  # how many columns have a converter
+    cdef bytes _packed_places  # where these stand
+    cdef const Py_ssize_t *_places  # the same
     cdef bint _runs_python  # some converter may run code of the user's
 
     cdef Py_ssize_t resolve(self, object key) except -2
 
 
 # A record whose values are all NULL. Whoever makes one fills every value before Python code can
-# get hold of it, and tracks it where a value may be a container. Dropped earlier it is freed.
+# get hold of it. Dropped earlier it is freed.
 cdef object blank_record(RecordLayout layout)
-cdef void track_record(object record) noexcept
+# The record to give out in its place; needed where a value may be a container.
+cdef object finished_record(RecordLayout layout, object record)

@@ -17,12 +17,17 @@ A record is a C struct, the layout's pointer and then the values in the order of
   subclasses are refused, and ``Record`` has a field of its own, which keeps ``object.__new__`` and
   other layouts out. The methods may therefore trust the struct.
 
-The collector need not look at records whose values are all atomic; they are never tracked. So it
-misses one kind of cycle: such a record kept in what the columns or converters of its own layout
-hold, in ``Table.info`` for example, stays as long as the process.
+The collector need not look at records whose values are all atomic: they are of a class that it does
+not know of, which saves 16 bytes each and the collections that many new objects set off. Once a
+record of some names has held another value, further ones are of the class with the collector's
+head, too, and tracked only where they have to be: one kind of class keeps CPython's specialised
+loads specialised. The collector misses one kind of cycle: a record of atomic values kept in what
+the columns or converters of its own layout hold, in ``Table.info`` for example, stays as long as
+the process.
 """
 
 cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.dict cimport PyDict_CheckExact, PyDict_GetItemWithError
 from cpython.float cimport PyFloat_CheckExact
 from cpython.long cimport PyLong_AsLongAndOverflow, PyLong_AsSsize_t, PyLong_CheckExact
@@ -44,7 +49,7 @@ from fastdb._speedups.dates cimport import_datetime, new_date, new_datetime, new
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from sys import intern, modules
+from sys import byteorder, intern, modules
 
 from fastdb.exceptions import ColumnNotFoundError, InterfaceError
 
@@ -105,7 +110,8 @@ cdef extern from *:
     static inline PyObject *
     fastdb_record_new(PyTypeObject *type, PyObject *layout)
     {
-        PyObject *record = PyObject_GC_New(PyObject, type);
+        PyObject *record = PyType_IS_GC(type) ? PyObject_GC_New(PyObject, type)
+                                              : PyObject_New(PyObject, type);
         if (record != NULL) {
             Py_INCREF(layout);
             ((fastdb_record *)record)->layout = layout;
@@ -113,35 +119,71 @@ cdef extern from *:
         return record;
     }
 
+    /* Of types whose values may be part of a cycle, or of a chain that is too long to be freed by
+       recursion: containers, and records without the collector's head. */
+    #define FASTDB_CONTAINER (Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_SEQUENCE)
+    #define FASTDB_IS_CONTAINER(value) ((Py_TYPE(value)->tp_flags & FASTDB_CONTAINER) != 0)
+
     static inline void
     fastdb_record_zero(PyObject *record)
     {
         memset(FASTDB_VALUES(record), 0, FASTDB_SIZE(record) * sizeof(PyObject *));
     }
 
-    static inline void
-    fastdb_record_fill(PyObject *record, PyObject *row)
+    /* Return whether one of the values is a container. */
+    static inline int
+    fastdb_record_fill(PyObject *record, PyObject **row, Py_ssize_t size)
     {
         PyObject **values = FASTDB_VALUES(record);
-        Py_ssize_t size = PyTuple_GET_SIZE(row);
+        unsigned long flags = 0;
         for (Py_ssize_t i = 0; i < size; i++) {
-            PyObject *value = PyTuple_GET_ITEM(row, i);
+            PyObject *value = row[i];
             Py_INCREF(value);
             values[i] = value;
+            flags |= Py_TYPE(value)->tp_flags;
         }
+        return (flags & FASTDB_CONTAINER) != 0;
     }
 
-    static inline void
-    fastdb_record_track(PyObject *record)
+    static inline int
+    fastdb_record_holds_containers(PyObject *record)
     {
         PyObject **values = FASTDB_VALUES(record);
         Py_ssize_t size = FASTDB_SIZE(record);
         for (Py_ssize_t i = 0; i < size; i++) {
-            if (PyType_IS_GC(Py_TYPE(values[i]))) {
-                PyObject_GC_Track(record);
-                return;
+            if (FASTDB_IS_CONTAINER(values[i])) {
+                return 1;
             }
         }
+        return 0;
+    }
+
+    #define FASTDB_TUPLE_ITEMS(row) (((PyTupleObject *)(row))->ob_item)
+    #define FASTDB_PACKED_ITEMS(row) \\
+        ((PyObject **)((char *)(row) + Py_TYPE(row)->tp_basicsize))
+
+    /* Return whether the values lie in a row as in a tuple: behind the fixed part, one pointer
+       each. What is read here lies in the row whatever the answer is. */
+    static int
+    fastdb_row_is_packed(PyObject *row, Py_ssize_t size)
+    {
+        PyTypeObject *type = Py_TYPE(row);
+        if (type->tp_itemsize != sizeof(PyObject *)
+            || type->tp_basicsize % (Py_ssize_t)sizeof(PyObject *) != 0
+            || Py_SIZE(row) != size) {
+            return 0;
+        }
+        for (Py_ssize_t i = 0; i < size; i++) {
+            PyObject *value = PySequence_GetItem(row, i);
+            if (value == NULL) {
+                return -1;
+            }
+            Py_DECREF(value);
+            if (FASTDB_PACKED_ITEMS(row)[i] != value) {
+                return 0;
+            }
+        }
+        return 1;
     }
 
     static void
@@ -154,7 +196,12 @@ cdef extern from *:
             Py_XDECREF(values[i]);  /* NULL where a row failed half-way */
         }
         Py_DECREF(((fastdb_record *)record)->layout);
-        PyObject_GC_Del(record);
+        if (PyType_IS_GC(type)) {
+            PyObject_GC_Del(record);
+        }
+        else {
+            PyObject_Free(record);
+        }
         Py_DECREF(type);
     }
 
@@ -185,10 +232,11 @@ cdef extern from *:
         return 0;
     }
 
-    /* `attributes` has an interned str, or None, for each column. The members point into these
+    /* Make a class of records with the collector's head or without.
+       `attributes` has an interned str, or None, for each column. The members point into these
        strings; being interned they are the keys of the type's own dict, which keeps them. */
     static PyObject *
-    fastdb_record_type(PyTypeObject *base, PyObject *attributes)
+    fastdb_record_type(PyTypeObject *base, PyObject *attributes, int has_head)
     {
         Py_ssize_t size = PyTuple_GET_SIZE(attributes), count = 0;
         PyObject *bases, *type = NULL;
@@ -215,6 +263,11 @@ cdef extern from *:
             count++;
         }
         {
+            PyType_Slot plain_slots[] = {
+                {Py_tp_members, members},
+                {Py_tp_dealloc, (void *)fastdb_record_drop},
+                {0, NULL},
+            };
             PyType_Slot slots[] = {
                 {Py_tp_members, members},
                 {Py_tp_dealloc, (void *)fastdb_record_dealloc},
@@ -224,8 +277,9 @@ cdef extern from *:
             PyType_Spec spec = {
                 .name = "fastdb.Record",
                 .basicsize = (int)(FASTDB_HEAD + size * (Py_ssize_t)sizeof(PyObject *)),
-                .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
-                .slots = slots,
+                .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE
+                         | (has_head ? Py_TPFLAGS_HAVE_GC : 0),
+                .slots = has_head ? slots : plain_slots,
             };
             bases = PyTuple_Pack(1, base);
             if (bases != NULL) {
@@ -239,11 +293,19 @@ cdef extern from *:
     }
     """
     void fastdb_record_seal(type base)
-    object fastdb_record_type(type base, tuple attributes)
+    object fastdb_record_type(type base, tuple attributes, bint has_head)
     PyObject *fastdb_record_new(PyTypeObject *type, PyObject *layout) except NULL
     void fastdb_record_zero(PyObject *record)
-    void fastdb_record_fill(PyObject *record, PyObject *row)
-    void fastdb_record_track(PyObject *record)
+    bint fastdb_record_fill(PyObject *record, PyObject **row, Py_ssize_t size)
+    bint fastdb_record_holds_containers(PyObject *record)
+    bint FASTDB_IS_CONTAINER(PyObject *value)
+    bint PyType_IS_GC(PyTypeObject *type)
+    bint fastdb_row_is_packed(object row, Py_ssize_t size) except -1
+    PyObject **FASTDB_TUPLE_ITEMS(object row)
+    PyObject **FASTDB_PACKED_ITEMS(object row)
+    Py_ssize_t Py_SIZE(object row)
+    PyTypeObject *Py_TYPE(object row)
+    void PyObject_GC_Track(PyObject *record)
     PyObject *PySequence_GetItem(object row, Py_ssize_t position) except NULL
     Py_ssize_t PyNumber_AsSsize_t(object number, PyObject *clip) except? -1
     bint PyUnicode_IS_COMPACT_ASCII(object text)
@@ -258,6 +320,10 @@ cdef extern from *:
 cdef int RECORD_CLASSES = 1024
 cdef int NAMES_SHOWN = 50
 
+
+# Small numbers, of which CPython has one each; where others come along, nothing is lost.
+cdef object ZERO = 0
+cdef object ONE = 1
 
 cdef object restore_record = None
 
@@ -329,70 +395,131 @@ cdef Py_ssize_t position_of(Record record, object key) except -2:
     return layout.resolve(key)
 
 
-cdef object make_record(RecordLayout layout, object row, bint convert):
+cdef object make_record(
+    RecordLayout layout, object row, bint convert, PyTypeObject *packed = NULL
+):
+    """Make a record of a row; one of the type `packed` has its values where a tuple has them."""
     cdef PyObject *made
-    cdef PyObject **values
+    cdef PyObject **items = NULL
     cdef Py_ssize_t size = layout._size
-    cdef Py_ssize_t found, position
-    cdef PyTypeObject *record_class = <PyTypeObject *>layout.record_class
-    if layout.record_class is None:  # the collector gives out layouts that are not made yet
+    cdef Py_ssize_t found
+    cdef bint containers
+    if layout._classes is None:  # the collector gives out layouts that are not made yet
         raise InterfaceError("the layout is not made yet")
-    if type(row) is list:
-        row = tuple(row)  # converters and finalizers can shrink a list, not a tuple
-    if PyTuple_CheckExact(row):
-        found = PyTuple_GET_SIZE(row)
-        if found != size:
-            raise wrong_length(found, size)
-        made = fastdb_record_new(record_class, <PyObject *>layout)
-        fastdb_record_fill(made, <PyObject *>row)
+    if Py_TYPE(row) is packed:
+        found = Py_SIZE(row)
+        items = FASTDB_PACKED_ITEMS(row)
     else:
-        if not PySequence_Check(row):
-            raise TypeError(f"a row must be a sequence, not {type(row).__name__}")
-        found = PySequence_Size(row)
-        if found != size:
-            raise wrong_length(found, size)
-        made = fastdb_record_new(record_class, <PyObject *>layout)
+        if type(row) is list:
+            row = tuple(row)  # converters and finalizers can shrink a list, not a tuple
+        if PyTuple_CheckExact(row):
+            found = PyTuple_GET_SIZE(row)
+            items = FASTDB_TUPLE_ITEMS(row)
+        else:
+            if not PySequence_Check(row):
+                raise TypeError(f"a row must be a sequence, not {type(row).__name__}")
+            found = PySequence_Size(row)
+    if found != size:
+        raise wrong_length(found, size)
+    made = fastdb_record_new(layout._classes.current, <PyObject *>layout)
+    if items is not NULL:
+        containers = fastdb_record_fill(made, items, size)
+    else:
         fastdb_record_zero(made)
-        values = FASTDB_VALUES(made)
-        try:
-            for position in range(size):
-                values[position] = PySequence_GetItem(row, position)
-        except BaseException:
-            Py_DECREF(<object>made)
-            raise
-    if convert and layout._converters is not None:
-        try:
-            convert_values(layout, FASTDB_VALUES(made))
-        except BaseException:
-            Py_DECREF(<object>made)
-            raise
-    fastdb_record_track(made)
-    record = <object>made
+        containers = False
+    record = <object>made  # which an error drops
     Py_DECREF(record)  # the reference that `made` was
+    if items is NULL:
+        containers = fill_by_position(FASTDB_VALUES(made), row, size)
+    if convert and layout._converted:
+        convert_values(layout, FASTDB_VALUES(made))
+        containers = fastdb_record_holds_containers(made)
+    return tracked_record(layout, record) if containers else record
+
+
+cdef object tracked_record(RecordLayout layout, object record):
+    """Let the collector know a record, or another one with the same values."""
+    cdef PyObject *made = <PyObject *>record
+    if not PyType_IS_GC(Py_TYPE(record)):
+        layout._classes.note_container()
+        made = fastdb_record_new(layout._classes.current, <PyObject *>layout)
+        fastdb_record_fill(made, FASTDB_VALUES(<PyObject *>record), layout._size)
+        record = <object>made
+        Py_DECREF(record)  # the reference that `made` was
+    PyObject_GC_Track(made)
     return record
 
 
+cdef bint fill_by_position(PyObject **values, object row, Py_ssize_t size) except -1:
+    """Fill with the items of a sequence; return whether one of them is a container."""
+    cdef Py_ssize_t position
+    cdef bint containers = False
+    for position in range(size):
+        values[position] = PySequence_GetItem(row, position)
+        containers |= FASTDB_IS_CONTAINER(values[position])
+    return containers
+
+
+cdef PyTypeObject *packed_type(object row, Py_ssize_t size) except? NULL:
+    """Return asyncpg's type of rows, if the row is one and has its values where a tuple has them.
+
+    Asking it for them one by one costs as much as all the rest of a record.
+    """
+    asyncpg = modules.get("asyncpg")  # whose rows they are has imported it
+    if type(row) is getattr(asyncpg, "Record", None) and fastdb_row_is_packed(row, size):
+        return Py_TYPE(row)
+    return NULL
+
+
 cdef object blank_record(RecordLayout layout):
-    cdef PyObject *made = fastdb_record_new(
-        <PyTypeObject *>layout.record_class, <PyObject *>layout
-    )
+    cdef PyObject *made = fastdb_record_new(layout._classes.current, <PyObject *>layout)
     fastdb_record_zero(made)
     record = <object>made
     Py_DECREF(record)  # the reference that `made` was
     return record
 
 
-cdef void track_record(object record) noexcept:
-    fastdb_record_track(<PyObject *>record)
+cdef object finished_record(RecordLayout layout, object record):
+    if fastdb_record_holds_containers(<PyObject *>record):
+        return tracked_record(layout, record)
+    return record
+
+
+@cython.final
+@cython.no_gc_clear  # see the module's docstring
+cdef class RecordClasses:
+    """The classes of the records of one tuple of names. Python code can make empty ones only.
+
+    Attributes:
+        names: The names.
+        positions: The first position of each name.
+        attributes: For each column the name of its attribute, interned, or None.
+        plain: The class without the collector's head.
+        tracked: The one with it; None until a record holds a container.
+        current: The class of the next record.
+    """
+
+    cdef int note_container(self) except -1:
+        """Let further records have the collector's head."""
+        if self.tracked is not None:
+            return 0
+        made = fastdb_record_type(Record, self.attributes, True)
+        with cython.critical_section(self):
+            if self.tracked is None:
+                self.tracked = made
+                self.current = <PyTypeObject *>made
+        return 0
 
 
 cdef int convert_values(RecordLayout layout, PyObject **values) except -1:
-    cdef Py_ssize_t position
+    """Convert values in their places."""
+    cdef Py_ssize_t place, position
     cdef object old, new
     cdef int code
-    for position in range(layout._size):
+    for place in range(layout._converted):
+        position = layout._places[place]
         code = layout._code_of[position]
-        if code == NONE or (code == NUMBER and PyFloat_CheckExact(<object>values[position])):
+        if code == NUMBER and PyFloat_CheckExact(<object>values[position]):
             continue
         old = <object>values[position]
         new = converted(code, <object>PyTuple_GET_ITEM(layout._converters, position), old)
@@ -441,7 +568,7 @@ cdef bytes codes_of(tuple converters):
 
 cdef inline object converted(int code, object converter, object value):
     """Return what a converter makes of a value."""
-    cdef object made, members, scanned
+    cdef object made, members, scanned, driver
     cdef Py_ssize_t end
     cdef PyObject *member
     if code == ANY:
@@ -449,17 +576,23 @@ cdef inline object converted(int code, object converter, object value):
     if value is None:
         return None
     if code == BOOLEAN:
+        if value is ONE:
+            return True
+        if value is ZERO:
+            return False
         if PyLong_CheckExact(value):
             return True if PyObject_IsTrue(value) else False
     elif code == NUMBER or not PyUnicode_CheckExact(value):
         pass
     elif code == JSON:
-        try:
-            scanned, end = converter.scan(value, 0)
-            if end == PyUnicode_GET_LENGTH(value):
-                return scanned
-        except (StopIteration, ValueError):
-            pass  # no JSON, or something stands before it
+        driver = converter.driver
+        if driver is None or not driver.codecs:
+            try:
+                scanned, end = converter.scan(value, 0)
+                if end == PyUnicode_GET_LENGTH(value):
+                    return scanned
+            except (StopIteration, ValueError):
+                pass  # no JSON, or something stands before it
     elif code == LOOKUP:
         members = converter.members
         # MySQL has an empty text for what is no member.
@@ -479,11 +612,13 @@ cdef inline object converted(int code, object converter, object value):
 cdef object parsed(int code, const unsigned char *text, Py_ssize_t size):
     """Return the date or time that is written in the ordinary way, else None."""
     cdef int year = 1, month = 1, day = 1, hour = 0, minute = 0, second = 0, micro = 0
+    cdef long long fraction
     cdef const unsigned char *clock = text
     if code != TIME:
         if size < 10 or text[4] != c'-' or text[7] != c'-':
             return None
-        year, month, day = number(text, 4), number(text + 5, 2), number(text + 8, 2)
+        year = two_digits(text) * 100 + two_digits(text + 2)
+        month, day = two_digits(text + 5), two_digits(text + 8)
         # Days that not every month has are left to the converter, like what is out of range.
         if year < 1 or month < 1 or month > 12 or day < 1 or (day > 28 and not has(month, day)):
             return None
@@ -495,9 +630,13 @@ cdef object parsed(int code, const unsigned char *text, Py_ssize_t size):
         size -= 11
     if (size != 8 and size != 15) or clock[2] != c':' or clock[5] != c':':
         return None
-    hour, minute, second = number(clock, 2), number(clock + 3, 2), number(clock + 6, 2)
+    hour, minute, second = two_digits(clock), two_digits(clock + 3), two_digits(clock + 6)
     if size == 15:
-        micro = number(clock + 9, 6) if clock[8] == c'.' else -1
+        if clock[8] != c'.':
+            return None
+        fraction = two_digits(clock + 9) * <long long>10_000
+        fraction += two_digits(clock + 11) * 100 + two_digits(clock + 13)
+        micro = -1 if fraction < 0 else <int>fraction
     if not (0 <= hour < 24 and 0 <= minute < 60 and 0 <= second < 60 and micro >= 0):
         return None
     if code == TIME:
@@ -512,14 +651,11 @@ cdef inline bint has(int month, int day) noexcept:
     return day <= 30 or (day == 31 and month not in (4, 6, 9, 11))
 
 
-cdef inline int number(const unsigned char *text, int digits) noexcept:
-    """Return the number that so many digits make, or -1."""
-    cdef int place, found = 0
-    for place in range(digits):
-        if text[place] < c'0' or text[place] > c'9':
-            return -1
-        found = found * 10 + text[place] - c'0'
-    return found
+cdef inline int two_digits(const unsigned char *text) noexcept:
+    """Return the number that two digits make; without them less than any sum can make up for."""
+    cdef unsigned int tens = text[0] - <unsigned int>c'0'
+    cdef unsigned int ones = text[1] - <unsigned int>c'0'
+    return <int>(tens * 10 + ones) if tens <= 9 and ones <= 9 else -2_000_000
 
 
 cdef object wrong_length(Py_ssize_t found, Py_ssize_t size):
@@ -740,8 +876,9 @@ cdef class RecordLayout:
 
     # Not __init__, which could be called again on a layout that has records.
     def __cinit__(self, names, converters=None, columns=None):
-        names, record_class, self._positions = class_of(exact_names(names))
-        self.names = names
+        cdef RecordClasses classes = classes_of(exact_names(names))
+        self._positions = classes.positions
+        self.names = names = classes.names
         self._size = len(names)
         self._columns = columns
         if converters is not None:
@@ -756,7 +893,19 @@ cdef class RecordLayout:
                 self._codes = codes_of(converters)
                 self._code_of = self._codes
                 self._runs_python = ANY in self._codes
-        self.record_class = record_class  # last: without it, it makes no records
+                places = [place for place, code in enumerate(self._codes) if code != NONE]
+                self._converted = len(places)
+                # As an array of Py_ssize_t.
+                self._packed_places = b"".join(
+                    [place.to_bytes(sizeof(Py_ssize_t), byteorder) for place in places]
+                )
+                self._places = <const Py_ssize_t *>PyBytes_AS_STRING(self._packed_places)
+        self._classes = classes  # last: without them, it makes no records
+
+    @property
+    def record_class(self):
+        """The class of further records."""
+        return None if self._classes is None else <object>self._classes.current
 
     def for_columns(self, columns):
         """Return a layout that differs only in how it finds columns."""
@@ -768,7 +917,10 @@ cdef class RecordLayout:
         layout._codes = self._codes
         layout._code_of = self._code_of
         layout._runs_python = self._runs_python
-        layout.record_class = self.record_class
+        layout._converted = self._converted
+        layout._packed_places = self._packed_places
+        layout._places = self._places
+        layout._classes = self._classes
         return layout
 
     def records(self, rows):
@@ -783,9 +935,14 @@ cdef class RecordLayout:
         # The collector would look through the driver's rows again and again while records are
         # made of them, and find nothing: it costs more than the records do.
         cdef bint paused = not self._runs_python and fastdb_pause_collector()
+        cdef PyTypeObject *packed = NULL
+        cdef bint first = True
         try:
             for row in rows:
-                records.append(make_record(self, row, True))
+                if first:
+                    first = False
+                    packed = packed_type(row, self._size)
+                records.append(make_record(self, row, True, packed))
         finally:
             if paused:
                 PyGC_Enable()
@@ -823,21 +980,28 @@ def exact_names(names):
     return tuple([intern(str.__str__(name)) for name in names])
 
 
-def record_class(names):
-    """Return the names, a class of their own and the first position of each name."""
-    names = exact_names(names)  # whose strings the class points into
+def record_classes(names):
+    """Return the classes of names, and the first position of each name."""
+    cdef RecordClasses made
+    names = exact_names(names)  # whose strings the classes point into
     positions = {}
     attributes = []
     for position, name in enumerate(names):
         usable = name.isidentifier() and not name.startswith("__") and name not in own_names
         attributes.append(name if usable and name not in positions else None)
         positions.setdefault(name, position)
-    return names, fastdb_record_type(Record, tuple(attributes)), positions
+    made = <RecordClasses>RecordClasses.__new__(RecordClasses)
+    made.names = names
+    made.positions = positions
+    made.attributes = tuple(attributes)
+    made.plain = fastdb_record_type(Record, made.attributes, False)
+    made.current = <PyTypeObject *>made.plain
+    return made
 
 
 # This holds what depends on names only: it is shared by every Database, like the interned names
 # themselves, and bounded.
-cdef object class_of = lru_cache(maxsize=RECORD_CLASSES)(record_class)
+cdef object classes_of = lru_cache(maxsize=RECORD_CLASSES)(record_classes)
 
 fastdb_record_seal(Record)
 own_names = frozenset([name for name in dir(Record) if not name.startswith("__")])

@@ -100,6 +100,7 @@ class PostgreSQLDriver(Driver):
                     "unix sockets never have"
                 )
             self._note_version(raw)
+            raw.speed_up()
             await self.run_init(raw)
             self.codecs |= raw.codecs
         except BaseException:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 from sqlalchemy import types
@@ -14,10 +14,13 @@ from sqlalchemy.dialects.postgresql import ranges
 from sqlalchemy.dialects.postgresql.base import PGDialect
 
 from fastdb.compiler import postgresql_statement_compiler
+from fastdb.compiler_converters import json_converter
 from fastdb.drivers.postgresql_raw import EncodedText
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
+
+    from fastdb.compiler_converters import HasCodecs
 
 __all__ = ["make_dialect", "set_version"]
 
@@ -25,12 +28,6 @@ Process = Callable[[Any], Any]
 
 #: SQLAlchemy 2.1 has a class for bit strings; before, they are plain strings.
 _BitString: Process = getattr(postgresql, "BitString", str)
-
-
-class HasCodecs(Protocol):
-    """The driver, as far as types ask it."""
-
-    codecs: frozenset[tuple[str, str]]
 
 
 def make_dialect(server_version: tuple[int, ...], codecs: HasCodecs) -> Dialect:
@@ -82,11 +79,17 @@ class _DecodedOnce(_Codecs):
         )
 
 
-class _JSON(_DecodedOnce, postgresql.JSON[Any]):
+class _ReadOnce(_DecodedOnce):
+    def result_processor(self, dialect: Any, coltype: object) -> Process | None:
+        read = super().result_processor(dialect, coltype)
+        return None if read is None else json_converter(self, dialect, read, dialect.codecs)
+
+
+class _JSON(_ReadOnce, postgresql.JSON[Any]):
     typename = "json"
 
 
-class _JSONB(_DecodedOnce, postgresql.JSONB[Any]):
+class _JSONB(_ReadOnce, postgresql.JSONB[Any]):
     typename = "jsonb"
 
 

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any, Final
 
 import asyncpg
+
+from fastdb._speedups import (
+    decode_timestamp,
+    decode_timestamptz,
+    encode_timestamp,
+    encode_timestamptz,
+)
 
 __all__ = ["EncodedText", "TaggedConnection"]
 
@@ -24,6 +32,12 @@ BEGIN
     END LOOP;
 END $$;
 """
+
+#: Types whose values are asyncpg's, made sooner: oid, name, encoder and decoder.
+_TIMES: Final = (
+    (1114, "timestamp", encode_timestamp, decode_timestamp),
+    (1184, "timestamptz", encode_timestamptz, decode_timestamptz),
+)
 
 
 class EncodedText(str):
@@ -67,6 +81,24 @@ class TaggedConnection(asyncpg.Connection):  # type: ignore[misc]
         requests: list[asyncio.Task[None]] = list(self._cancellations)
         self._cancellations.clear()
         return requests
+
+    def speed_up(self) -> None:
+        """Make timestamps with codecs of ours, where this asyncpg has them as it is known to.
+
+        It is what ``set_type_codec`` does, without asking the server for an oid that is the same
+        everywhere. A codec of the user's takes the place of ours; to reset it brings asyncpg's
+        own back.
+        """
+        settings = self.get_settings()
+        try:
+            for oid, name, encoder, decoder in _TIMES:
+                settings.add_python_codec(
+                    oid, name, "pg_catalog", [], "scalar", encoder, decoder, "binary"
+                )
+        except (AttributeError, TypeError):  # another asyncpg, whose own codecs stay
+            for oid, name, _, _ in _TIMES:
+                with contextlib.suppress(AttributeError, TypeError):
+                    settings.remove_python_codec(oid, name, "pg_catalog")
 
     def forget_transaction(self) -> None:
         """Make asyncpg forget a transaction that failed to begin: it takes it for begun."""

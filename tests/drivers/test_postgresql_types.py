@@ -362,3 +362,87 @@ async def test_literals_and_functions(client: Client) -> None:
         *(7, "text", True, NAIVE, IDENTITY, 6, 5, decimal.Decimal("2.5"), "big", "abc"),
         *([1, 2], {"a": 1}, INSIDE, NAIVE + datetime.timedelta(1)),
     )
+
+
+MOMENTS = """
+    SELECT moment, moment::timestamptz, ARRAY[moment, NULL], ARRAY[moment::timestamptz],
+        tsrange(moment, NULL), tstzrange(NULL, moment), ROW(moment, 1)
+    FROM (VALUES
+        ('2024-02-29 12:30:00.123456'::timestamp), ('1999-12-31 23:59:59.999999'), ('0001-01-02'),
+        ('9999-12-31 23:59:59.999999'), ('infinity'), ('-infinity'), (NULL), ('1900-03-01')
+    ) AS moments (moment)
+"""
+
+
+async def test_timestamps_are_those_of_asyncpg(client: Client, postgresql_url: str) -> None:
+    bare = await asyncpg.connect(postgresql_url)
+    for raw in (bare, client.connection.raw):
+        await raw.execute("SET TIME ZONE 'Asia/Kolkata'")
+    expected = await bare.fetch(MOMENTS)
+    found = await client.connection.raw.fetch(MOMENTS)
+    assert list(map(repr, found)) == list(map(repr, expected))
+    assert list(map(tuple, await client.all(MOMENTS))) == list(map(tuple, expected))
+    sent = [NAIVE, AWARE, NAIVE.date(), datetime.datetime.max, datetime.datetime.min, None]
+    for value in [*sent, NAIVE.replace(tzinfo=EAST), "text", 5]:
+        for type_ in ("timestamp", "timestamptz", "timestamp[]", "tsrange"):
+            argument = [value] if type_ == "timestamp[]" else value
+            if type_ == "tsrange":
+                argument = asyncpg.Range(value)
+            answers = []
+            for raw in (bare, client.connection.raw):
+                try:
+                    answers.append(repr(await raw.fetchval(f"SELECT $1::{type_}::text", argument)))
+                except asyncpg.DataError as error:
+                    answers.append(str(error))
+            assert answers[0] == answers[1]
+    await bare.close()
+
+
+async def test_timestamps_that_no_datetime_can_be(client: Client) -> None:
+    for sql in ("SELECT '20000-01-01'::timestamp", "SELECT '0044-03-15 BC'::timestamptz"):
+        with pytest.raises(OverflowError, match="date value out of range"):
+            await client.connection.raw.fetchval(sql)
+    assert await client.connection.raw.fetchval("SELECT 1") == 1
+
+
+async def test_timestamps_are_copied(client: Client) -> None:
+    raw = client.connection.raw
+    await raw.execute("CREATE TEMP TABLE moments (naive timestamp, aware timestamptz)")
+    await raw.copy_records_to_table("moments", records=[(NAIVE, AWARE), (None, None)])
+    assert list(map(tuple, await raw.fetch("SELECT * FROM moments"))) == [
+        (NAIVE, AWARE),
+        (None, None),
+    ]
+
+
+async def test_the_users_codec_of_timestamps_takes_precedence(postgresql_url: str) -> None:
+    async def init(raw: asyncpg.Connection) -> None:
+        await raw.set_type_codec(
+            "timestamp",
+            schema="pg_catalog",
+            encoder=lambda value: value,
+            decoder=lambda value: value,
+            format="tuple",
+        )
+
+    client = await open_client(postgresql_url, init=init)
+    raw = client.connection.raw
+    assert await raw.fetchval("SELECT '2000-01-01 00:00:01'::timestamp") == (1_000_000,)
+    assert await raw.fetchval("SELECT $1::timestamp::text", (1_000_000,)) == "2000-01-01 00:00:01"
+    assert await raw.fetchval("SELECT '2000-01-01 00:00:01Z'::timestamptz") == datetime.datetime(
+        2000, 1, 1, 0, 0, 1, tzinfo=UTC
+    )
+    await raw.reset_type_codec("timestamp", schema="pg_catalog")
+    assert await raw.fetchval("SELECT $1::timestamp", NAIVE) == NAIVE
+    await client.connection.close()
+
+
+async def test_an_asyncpg_without_these_codecs_keeps_its_own(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = client.connection.raw
+    await raw.reset_type_codec("timestamp", schema="pg_catalog")
+    with monkeypatch.context() as patch:
+        patch.setattr(type(raw), "get_settings", lambda self: object())
+        raw.speed_up()
+    assert await raw.fetchval("SELECT $1::timestamp", NAIVE) == NAIVE

@@ -15,6 +15,7 @@ MODULES = (
     "mysql_literals",
     "mysql_rows",
     "plans",
+    "postgresql_times",
     "query_cache",
     "records",
 )
@@ -85,4 +86,4 @@ def test_the_choice_exports_the_same_names_in_both_forms() -> None:
         "import fastdb._speedups as s; print([s.__dict__[name] is not None for name in s.__all__])"
     )
     default, pure = run(code), run(code, FASTDB_NO_EXTENSIONS="1")
-    assert default.stdout == pure.stdout == f"{[True] * 8}\n", default.stderr + pure.stderr
+    assert default.stdout == pure.stdout == f"{[True] * 12}\n", default.stderr + pure.stderr

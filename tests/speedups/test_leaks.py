@@ -112,7 +112,7 @@ class Named:
 
 def record_operations(form: str) -> dict[str, Operation]:
     records = load(form, "records")
-    make_class = records.record_class if form == "compiled" else records._record_class.__wrapped__
+    make_class = records.record_classes if form == "compiled" else records._record_class.__wrapped__
     names = ("a", "b", "c d")
     column = Named()
     layout = records.RecordLayout(names)

@@ -6,6 +6,7 @@ import asyncio
 import datetime
 import gc
 import inspect
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from decimal import Decimal
@@ -153,6 +154,16 @@ def test_a_pause_after_the_head_and_after_rows(rows: ModuleType) -> None:
     assert position == len(data)
     assert read.ended
     assert read.take() == [VALUES] * 3
+
+
+def test_long_lists_of_rows_have_no_room_for_more(rows: ModuleType) -> None:
+    for count in (1, 99, 100, 250):
+        read = reader(rows)
+        read.feed(packets(result(SIX, [ROW] * count)))
+        taken = read.take()
+        assert taken == [VALUES] * count
+        if count >= 100:
+            assert sys.getsizeof(taken) == sys.getsizeof([None] * count)
 
 
 @pytest.mark.parametrize("limit", [0, 1, 3])

@@ -618,6 +618,7 @@ def test_records_release_their_values(records: ModuleType) -> None:
         pass
 
     layout = records.RecordLayout(("a", "b"), [lambda value: [value], None])
+    layout.record((1, 2))  # of another class from now on
     before = sys.getrefcount(layout), sys.getrefcount(layout.record_class)
     value = Value()
     alive = weakref.ref(value)
@@ -645,6 +646,26 @@ def test_records_of_atomic_values_are_not_tracked(form: str, records: ModuleType
     assert gc.is_tracked(layout.record((1, "x"))) is (form == "pure")
     assert gc.is_tracked(layout.record((1, [])))
     assert gc.is_tracked(records.RecordLayout(("a",), [lambda value: [value]]).record((1,)))
+
+
+def test_records_of_atomic_values_and_of_containers_are_alike(records: ModuleType) -> None:
+    names = ("held", "apart")
+    layout, other = records.RecordLayout(names), records.RecordLayout(names, [None, lambda _: []])
+    atomic = layout.record((1, "x"))
+    held = layout.record(([1], "x"))
+    converted = other.record((1, "x"))
+    later = layout.record((1, "x"))
+    assert type(later) is type(held) is type(converted) is layout.record_class
+    assert atomic == later == (1, "x")
+    assert hash(atomic) == hash(later)
+    assert (atomic.held, held.held, converted.apart, later["apart"]) == (1, [1], [], "x")
+    assert repr(atomic) == repr(later) == "<Record held=1 apart='x'>"
+    assert isinstance(atomic, records.Record)
+    assert pickle.dumps(atomic) == pickle.dumps(later)
+    assert layout.records([(1, "x"), ([2], None)]) == [(1, "x"), ([2], None)]
+    for each in (atomic, held, later):
+        with pytest.raises(AttributeError, match="read-only"):
+            each.held = 2
 
 
 def test_records_in_records_are_freed_without_recursion(records: ModuleType) -> None:
