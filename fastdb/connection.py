@@ -16,10 +16,13 @@ from fastdb.drivers.base import DEFAULT_OPTIONS, to_its_end
 from fastdb.exceptions import DatabaseError, NotConnectedError, TransactionError
 from fastdb.iteration import iterate
 from fastdb.lease import Lease
+from fastdb.options import check_timeout
 from fastdb.queries import (
     Queries,
+    begin_query,
     check_batch_size,
     limited,
+    note_failure,
     run_query,
     time_limit,
 )
@@ -313,8 +316,14 @@ class Connection(Queries):
         finish: Finish | None = None,
     ) -> Coroutine[Any, Any, Any]:
         transaction = current_transaction(self) if self._turns.stack else None
-        task = current_task()
-        seconds = time_limit(timeout, self._services.settings)
+        try:
+            task = asyncio.current_task()
+        except RuntimeError:  # no event loop runs here
+            task = None
+        if timeout is None:
+            seconds = self._services.settings.command_timeout
+        else:
+            seconds = check_timeout(timeout)
         run = self._run(operation, query, values, finish, transaction, task)
         return run if seconds is None else limited(run, seconds)
 
@@ -338,12 +347,20 @@ class Connection(Queries):
                 if connection is None or not (turns.stack or connection.is_still_alive()):
                     connection = await self._usable()
                 guard = None if turns.base is None else self._guard(connection)
-                if guard is None:
-                    result = await run_query(services, connection, operation, query, values, finish)
-                    connection.used_at = monotonic()
-                    return result
-                async with guard:
-                    return await run_query(services, connection, operation, query, values, finish)
+                if guard is not None:
+                    async with guard:
+                        return await run_query(
+                            services, connection, operation, query, values, finish
+                        )
+                # As run_query() does it, without one more coroutine in the way of every query.
+                running, plan, given = begin_query(services, connection, operation, query, values)
+                try:
+                    result = await running
+                except BaseException as error:
+                    note_failure(connection, error)
+                    raise
+                connection.used_at = monotonic()
+                return result if finish is None else finish(plan, given, result, connection)
             finally:
                 turns.pass_on()
         finally:

@@ -76,9 +76,10 @@ class Lease:
 
     def hold_at_once(self) -> bool:
         """Hold the connection, where that takes no waiting; return whether it did."""
-        if self.connection is not None:
-            assert self._pool is not None
-            self._pool.check_loop()
+        pool = self._pool
+        if self.connection is not None and pool is not None:
+            if pool.loop is not asyncio.get_running_loop():
+                pool.check_loop()
         elif self.holds:
             return False  # it is being leased
         else:

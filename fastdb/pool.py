@@ -68,7 +68,11 @@ class PoolStats(NamedTuple):
 
 
 class Pool:
-    """Lend connections to one task at a time, on one event loop."""
+    """Lend connections to one task at a time, on one event loop.
+
+    Attributes:
+        loop: The event loop that the pool belongs to.
+    """
 
     def __init__(
         self, open_connection: Callable[[], Awaitable[DriverConnection]], options: Options
@@ -85,7 +89,7 @@ class Pool:
         self._runs_setup = options.setup is not None
         self._always_resets = options.reset == "always"
         self._retires = options.max_lifetime is not None or options.max_queries is not None
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._idle: deque[DriverConnection] = deque()
         self._leased: set[DriverConnection] = set()
         self._waiters: deque[tuple[float, asyncio.Future[Any]]] = deque()
@@ -100,18 +104,13 @@ class Pool:
         self._waits = 0
         self._wait_time = 0.0
 
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """The event loop that the pool belongs to."""
-        return self._loop
-
     def check_loop(self) -> None:
         """Refuse to serve another event loop than the pool's own.
 
         Raises:
             EventLoopError: Another one is running.
         """
-        if asyncio.get_running_loop() is not self._loop:
+        if asyncio.get_running_loop() is not self.loop:
             raise other_loop()
 
     @property
@@ -142,7 +141,7 @@ class Pool:
         if count == 1:
             self._keep(await self._open_place())
             return
-        tasks = [self._loop.create_task(self._open_place()) for _ in range(count)]
+        tasks = [self.loop.create_task(self._open_place()) for _ in range(count)]
         try:
             for connection in await asyncio.gather(*tasks):
                 self._keep(connection)
@@ -177,7 +176,7 @@ class Pool:
                 while any(
                     lease.holder is None or lease.holder is not spare for lease in self._leased
                 ):
-                    self._returned = self._loop.create_future()
+                    self._returned = self.loop.create_future()
                     await self._returned
                 while self._background:
                     await asyncio.wait(self._background)
@@ -194,7 +193,7 @@ class Pool:
         """Cut every connection at once, also from outside the pool's event loop."""
         self._closing = True
         for task in self._background:
-            if not self._loop.is_closed():
+            if not self.loop.is_closed():
                 task.cancel()
         for connection in (*self._idle, *self._leased):
             # On a loop that is closed already there may be nothing left to cut.
@@ -299,13 +298,13 @@ class Pool:
         return connection
 
     async def _wait(self) -> Any:
-        waiter: asyncio.Future[Any] = self._loop.create_future()
+        waiter: asyncio.Future[Any] = self.loop.create_future()
         since = monotonic()
         waiting = since, waiter
         self._waiters.append(waiting)
         self._waits += 1
         if self._expiry is None and self._options.acquire_timeout is not None:
-            self._expiry = self._loop.call_later(self._options.acquire_timeout, self._expire)
+            self._expiry = self.loop.call_later(self._options.acquire_timeout, self._expire)
         try:
             return await waiter
         except asyncio.CancelledError:
@@ -336,7 +335,7 @@ class Pool:
             since, waiter = self._waiters[0]
             left = since + timeout - now
             if left > 0 and not waiter.done():
-                self._expiry = self._loop.call_later(left, self._expire)
+                self._expiry = self.loop.call_later(left, self._expire)
                 return
             self._waiters.popleft()
             if not waiter.done():
@@ -358,7 +357,7 @@ class Pool:
         """
         if self.put(connection):
             return
-        cleaning = self._loop.create_task(self._clean(connection))
+        cleaning = self.loop.create_task(self._clean(connection))
         # A caller that is cancelled again waits all the same: half-cleaned, it had to be closed.
         cancellation = await to_its_end(cleaning, cleaning.cancel)
         if cancellation is not None:
@@ -463,10 +462,10 @@ class Pool:
         """Cut a leased connection whose owner is gone without having returned it."""
         # The loop may be closed, or closing in another thread.
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._drop, connection, "unreturned")
+            self.loop.call_soon_threadsafe(self._drop, connection, "unreturned")
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(coroutine)
+        task = self.loop.create_task(coroutine)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
@@ -475,7 +474,7 @@ class Pool:
     def _schedule_reaper(self) -> None:
         assert self._options.idle_timeout is not None
         age = monotonic() - self._idle[0].used_at if self._idle else 0.0
-        self._reaper = self._loop.call_later(self._options.idle_timeout - age, self._reap)
+        self._reaper = self.loop.call_later(self._options.idle_timeout - age, self._reap)
 
     def _reap(self) -> None:
         """Close what has idled for too long, down to `min_size`; oldest first."""
