@@ -16,7 +16,6 @@ from fastdb.drivers.base import DEFAULT_OPTIONS, to_its_end
 from fastdb.exceptions import DatabaseError, NotConnectedError, TransactionError
 from fastdb.iteration import iterate
 from fastdb.lease import Lease
-from fastdb.options import check_timeout
 from fastdb.queries import (
     Queries,
     begin_query,
@@ -320,10 +319,8 @@ class Connection(Queries):
             task = asyncio.current_task()
         except RuntimeError:  # no event loop runs here
             task = None
-        if timeout is None:
-            seconds = self._services.settings.command_timeout
-        else:
-            seconds = check_timeout(timeout)
+        settings = self._services.settings
+        seconds = settings.command_timeout if timeout is None else time_limit(timeout, settings)
         run = self._run(operation, query, values, finish, transaction, task)
         return run if seconds is None else limited(run, seconds)
 
@@ -337,11 +334,19 @@ class Connection(Queries):
         task: asyncio.Task[Any] | None,
     ) -> Any:
         services, turns, lease = self._services, self._turns, self._lease
-        if not lease.hold_at_once():
-            await lease.hold()
+        # A held connection that nobody else uses is the usual case: what its lease and its turns
+        # would say for themselves is looked at here, and again at the end.
+        pool, stack = lease.pool, turns.stack
+        if lease.connection is None or pool is None or pool.loop is not asyncio.get_running_loop():
+            if not lease.hold_at_once():
+                await lease.hold()
+        else:
+            lease.holds += 1
         try:
-            if not turns.take_at_once(transaction):
+            if turns.busy or transaction is not (stack[-1] if stack else None):
                 await self._take_turn(transaction, task)
+            else:
+                turns.busy = True
             try:
                 connection = lease.connection
                 if connection is None or not (turns.stack or connection.is_still_alive()):
@@ -362,9 +367,14 @@ class Connection(Queries):
                 connection.used_at = monotonic()
                 return result if finish is None else finish(plan, given, result, connection)
             finally:
-                turns.pass_on()
+                if turns.queue:
+                    turns.pass_on()
+                else:
+                    turns.busy = False
         finally:
-            if not lease.unhold_at_once():
+            if lease.holds > 1:
+                lease.holds -= 1
+            elif not lease.unhold_at_once():
                 await lease.unhold()
 
     def _guard(self, connection: DriverConnection) -> StatementGuard | None:

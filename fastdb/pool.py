@@ -86,10 +86,13 @@ class Pool:
         self._open_connection = open_connection
         self._options = options
         self._max_size = options.max_size
-        self._runs_setup = options.setup is not None
         self._always_resets = options.reset == "always"
+        #: So many connections may be open without a look at how long they idle.
+        self._unreaped_size = options.max_size if options.idle_timeout is None else options.min_size
         self._retires = options.max_lifetime is not None or options.max_queries is not None
         self.loop = asyncio.get_running_loop()
+        #: Returns an idle connection at once, or None where it takes :meth:`acquire`.
+        self.take = self._take if options.setup is None else _nothing_at_once
         self._idle: deque[DriverConnection] = deque()
         self._leased: set[DriverConnection] = set()
         self._waiters: deque[tuple[float, asyncio.Future[Any]]] = deque()
@@ -241,10 +244,6 @@ class Pool:
 
     # -- leases
 
-    def take(self) -> DriverConnection | None:
-        """Return an idle connection at once, or None where it takes :meth:`acquire`."""
-        return None if self._runs_setup else self._take()
-
     def _take(self) -> DriverConnection | None:
         idle = self._idle
         while idle:
@@ -365,12 +364,22 @@ class Pool:
 
     def put(self, connection: DriverConnection) -> bool:
         """Take a connection back at once where it is clean; otherwise return False."""
+        if connection.suspect or connection.dirty or self._always_resets:
+            return False
         if (
-            connection.suspect
-            or connection.dirty
-            or self._always_resets
-            or connection.in_transaction
+            connection.is_idle()
+            and not self._waiters
+            and not self._closing
+            and not self._retires
+            and (self._reaper is not None or self._size <= self._unreaped_size)
         ):
+            # What _keep() comes to where there is nothing to decide.
+            self._leased.discard(connection)
+            connection.holder = None
+            connection.used_at = monotonic()
+            self._idle.append(connection)
+            return True
+        if connection.in_transaction:
             return False
         self._keep(connection)
         return True
@@ -415,11 +424,7 @@ class Pool:
             self._leased.add(connection)
             return
         self._idle.append(connection)
-        if (
-            self._reaper is None
-            and self._size > self._options.min_size
-            and self._options.idle_timeout is not None
-        ):
+        if self._reaper is None and self._size > self._unreaped_size:
             self._schedule_reaper()
 
     def _note_return(self) -> None:
@@ -487,6 +492,11 @@ class Pool:
                 self._schedule_reaper()
                 return
             self._discard(self._idle.popleft(), "idle_timeout")
+
+
+def _nothing_at_once() -> DriverConnection | None:
+    """Stand in for the pool's ``take``, where `setup` has to be awaited for each lease."""
+    return None
 
 
 async def _close(connection: DriverConnection) -> None:

@@ -109,8 +109,8 @@ class PostgreSQLConnection(DriverConnection):
         if self._seen_schema != self._driver.schema_changes:
             await self._forget_statements()
         raw, sql = self.raw, plan.sql
+        statement = raw.prepared(sql)
         try:
-            statement = raw.prepared(sql)
             if statement is None:
                 row = await raw.fetchrow(sql, *args)
             else:
@@ -118,7 +118,7 @@ class PostgreSQLConnection(DriverConnection):
                     rows = await raw.run(statement, args, "", 1, False, None)
                 row = rows[0] if rows else None
         except BaseException as error:
-            row = await self._recover(error, raw.fetchrow, sql, args)
+            row = await self._recover(error, raw.fetchrow, sql, args, direct=statement is not None)
         if row is None:
             return None
         record: Record = plan.layout(tuple(row.keys())).record(row)
@@ -133,8 +133,8 @@ class PostgreSQLConnection(DriverConnection):
         if rows_expected and not (not args and _is_script(sql)):
             records = records_of(plan, await self._fetch(sql, args))
             return Outcome(records, len(records), None)
+        statement = raw.prepared(sql) if args else None
         try:
-            statement = raw.prepared(sql) if args else None
             if statement is None:
                 tag = await raw.execute(sql, *args)
             else:
@@ -142,21 +142,21 @@ class PostgreSQLConnection(DriverConnection):
                     answer = await raw.run(statement, args, "", 0, True, None)
                 tag = answer[1].decode()
         except BaseException as error:
-            tag = await self._recover(error, raw.execute, sql, args)
+            tag = await self._recover(error, raw.execute, sql, args, direct=statement is not None)
         if plan.verb in _CHANGING_VERBS or (not args and plan.kind == "ddl" and _is_script(sql)):
             self._note_schema_change()
         return Outcome([], _rowcount(tag), None)
 
     async def _fetch(self, sql: str, args: Args) -> Any:
         raw = self.raw
+        statement = raw.prepared(sql)
         try:
-            statement = raw.prepared(sql)
             if statement is None:
                 return await raw.fetch(sql, *args)
             with raw.exclusive:
                 return await raw.run(statement, args, "", 0, False, None)
         except BaseException as error:
-            return await self._recover(error, raw.fetch, sql, args)
+            return await self._recover(error, raw.fetch, sql, args, direct=statement is not None)
 
     async def execute_many(self, batches: Iterator[Batch]) -> None:
         """Run every batch with asyncpg's executemany.
@@ -360,24 +360,38 @@ class PostgreSQLConnection(DriverConnection):
             self.terminate()
 
     async def _recover(
-        self, error: BaseException, method: Callable[..., Any], sql: str, args: tuple[Any, ...]
+        self,
+        error: BaseException,
+        method: Callable[..., Any],
+        sql: str,
+        args: tuple[Any, ...],
+        *,
+        direct: bool = False,
     ) -> Any:
-        """Run a statement again that failed for a type or a result that is gone; otherwise raise.
+        """Run a statement again that failed for a type that is gone; otherwise raise.
 
-        Where asyncpg's own methods have run it, they have tried the latter themselves.
+        Args:
+            error: What it raised.
+            method: The method of asyncpg's that runs it.
+            sql: Its text.
+            args: Its arguments.
+            direct: Whether it was run without that method, which looks after statements whose
+                result has changed: again, where it could not begin and no transaction failed.
         """
         again = False
-        if isinstance(error, asyncpg.InvalidCachedStatementError):
-            self.raw.forget_statements()
-            again = not self.in_transaction
-        elif isinstance(error, asyncpg.OutdatedSchemaCacheError):
-            await self._forget_statements()  # the statement has run: there is no second time
-        elif isinstance(error, asyncpg.InternalServerError):
+        if isinstance(error, asyncpg.InternalServerError):
             again = not self.in_transaction and str(error).startswith(
                 "cache lookup failed for type"  # never translated
             )
             if again:
                 await self._forget_statements()
+        elif direct and isinstance(error, asyncpg.InvalidCachedStatementError):
+            self.raw.forget_statements()
+            again = not self.in_transaction
+        elif direct and isinstance(error, asyncpg.OutdatedSchemaCacheError):
+            await self.raw.reload_schema_state()
+        if again:
+            await self._forget_statements()
         if again:
             try:
                 return await method(sql, *args)
@@ -418,6 +432,10 @@ class PostgreSQLConnection(DriverConnection):
         if monotonic() - self.used_at > RECENTLY:
             return self.is_alive()
         return self.raw.is_ready()
+
+    def is_idle(self) -> bool:
+        """Return whether it can be used and is in no transaction, without a look at the socket."""
+        return self.raw.is_idle()
 
     async def check(self) -> None:
         """Ask the server for a one."""

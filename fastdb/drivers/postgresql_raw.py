@@ -10,6 +10,8 @@ import asyncpg
 from asyncpg import connection as asyncpg_connection
 from asyncpg.connection import Connection as _Bare
 
+from fastdb.drivers.postgresql_wakeup import PromptLoop, PromptProtocol
+
 if TYPE_CHECKING:
     from collections.abc import Coroutine
     from contextlib import AbstractContextManager
@@ -70,9 +72,12 @@ class TaggedConnection(asyncpg.Connection):  # type: ignore[misc]
 
     __slots__ = ("codecs", "exclusive", "last_tag", "run")
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Take what asyncpg gives."""
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self, protocol: Any, transport: asyncio.Transport, loop: PromptLoop, *args: Any
+    ) -> None:
+        """Take what asyncpg gives, and let its answers be gone on with at once."""
+        super().__init__(protocol, transport, loop.real, *args)
+        transport.set_protocol(PromptProtocol(protocol, loop))
         self.last_tag = ""
         self.codecs: set[tuple[str, str]] = set()
         self.exclusive: AbstractContextManager[None] = self._stmt_exclusive_section
@@ -108,6 +113,10 @@ class TaggedConnection(asyncpg.Connection):  # type: ignore[misc]
             or self._transport.is_closing()
             or not self._protocol.is_connected()
         )
+
+    def is_idle(self) -> bool:
+        """Return whether it is ready and in no transaction."""
+        return self.is_ready() and not self._protocol.is_in_transaction()
 
     def forget_transaction(self) -> None:
         """Make asyncpg forget a transaction that failed to begin: it takes it for begun."""
