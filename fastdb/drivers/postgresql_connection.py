@@ -391,8 +391,6 @@ class PostgreSQLConnection(DriverConnection):
         elif direct and isinstance(error, asyncpg.OutdatedSchemaCacheError):
             await self.raw.reload_schema_state()
         if again:
-            await self._forget_statements()
-        if again:
             try:
                 return await method(sql, *args)
             except BaseException as second:
