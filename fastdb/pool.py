@@ -269,7 +269,21 @@ class Pool:
         """
         if self._closing:
             raise _disconnected()
-        connection = self._take() or await self._acquire_slowly()
+        connection = self._take()
+        if connection is None:
+            if self._size < self._max_size:
+                connection = await self._open_place()
+            else:
+                item = await self._wait()
+                connection = await self._open_counted() if item is _PLACE else item
+            if self._closing:
+                # The pool was closed while this connection was being opened or handed over.
+                connection.terminate()
+                self._leased.discard(connection)
+                self._note_return()
+                raise _disconnected()
+            connection.uses += 1
+            self._leased.add(connection)
         setup = self._options.setup
         if setup is not None:
             try:
@@ -278,22 +292,6 @@ class Pool:
                 connection.suspect = True
                 await self.release(connection)
                 raise
-        return connection
-
-    async def _acquire_slowly(self) -> DriverConnection:
-        if self._size < self._max_size:
-            connection = await self._open_place()
-        else:
-            item = await self._wait()
-            connection = await self._open_counted() if item is _PLACE else item
-        if self._closing:
-            # The pool was closed while this connection was being opened or handed over.
-            connection.terminate()
-            self._leased.discard(connection)
-            self._note_return()
-            raise _disconnected()
-        connection.uses += 1
-        self._leased.add(connection)
         return connection
 
     async def _wait(self) -> Any:
@@ -366,22 +364,12 @@ class Pool:
         """Take a connection back at once where it is clean; otherwise return False."""
         if connection.suspect or connection.dirty or self._always_resets:
             return False
-        if (
-            connection.is_idle()
-            and not self._waiters
-            and not self._closing
-            and not self._retires
-            and (self._reaper is not None or self._size <= self._unreaped_size)
-        ):
-            # What _keep() comes to where there is nothing to decide.
-            self._leased.discard(connection)
-            connection.holder = None
-            connection.used_at = monotonic()
-            self._idle.append(connection)
-            return True
-        if connection.in_transaction:
-            return False
-        self._keep(connection)
+        if self._closing or self._retires or not connection.is_idle():
+            if connection.in_transaction:
+                return False
+            self._keep(connection)
+        else:
+            self._keep_fit(connection)
         return True
 
     async def _clean(self, connection: DriverConnection) -> None:
@@ -418,11 +406,17 @@ class Pool:
             if reason is not None:
                 self._discard(connection, reason)
                 return
+        self._keep_fit(connection)
+
+    def _keep_fit(self, connection: DriverConnection) -> None:
+        """Do the same with a connection that can go on being used."""
+        connection.holder = None
         connection.used_at = monotonic()
         if self._waiters and self._hand_over(connection):
             # Between two leases it counts as leased, so that closing the pool finds it.
             self._leased.add(connection)
             return
+        self._leased.discard(connection)
         self._idle.append(connection)
         if self._reaper is None and self._size > self._unreaped_size:
             self._schedule_reaper()
