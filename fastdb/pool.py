@@ -91,8 +91,7 @@ class Pool:
         self._unreaped_size = options.max_size if options.idle_timeout is None else options.min_size
         self._retires = options.max_lifetime is not None or options.max_queries is not None
         self.loop = asyncio.get_running_loop()
-        #: Returns an idle connection at once, or None where it takes :meth:`acquire`.
-        self.take = self._take if options.setup is None else _nothing_at_once
+        self._runs_setup = options.setup is not None
         self._idle: deque[DriverConnection] = deque()
         self._leased: set[DriverConnection] = set()
         self._waiters: deque[tuple[float, asyncio.Future[Any]]] = deque()
@@ -244,7 +243,14 @@ class Pool:
 
     # -- leases
 
-    def _take(self) -> DriverConnection | None:
+    def take(self, *, before_setup: bool = False) -> DriverConnection | None:
+        """Return an idle connection at once, or None where it takes :meth:`acquire`.
+
+        Args:
+            before_setup: Whether the caller awaits the user's `setup`, where there is one.
+        """
+        if self._runs_setup and not before_setup:
+            return None
         idle = self._idle
         while idle:
             connection = idle.pop()
@@ -269,7 +275,7 @@ class Pool:
         """
         if self._closing:
             raise _disconnected()
-        connection = self._take()
+        connection = self.take(before_setup=True)
         if connection is None:
             if self._size < self._max_size:
                 connection = await self._open_place()
@@ -486,11 +492,6 @@ class Pool:
                 self._schedule_reaper()
                 return
             self._discard(self._idle.popleft(), "idle_timeout")
-
-
-def _nothing_at_once() -> DriverConnection | None:
-    """Stand in for the pool's ``take``, where `setup` has to be awaited for each lease."""
-    return None
 
 
 async def _close(connection: DriverConnection) -> None:

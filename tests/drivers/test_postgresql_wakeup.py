@@ -140,19 +140,21 @@ def test_an_exit_of_a_task_ends_the_loop() -> None:
         await future
         raise SystemExit(3)
 
+    tasks: list[asyncio.Task[None]] = []
+
     async def main() -> None:
         loop = asyncio.get_running_loop()
         prompt = PromptLoop(loop)
         future = prompt.create_future()
-        task = asyncio.create_task(leave(future))
+        tasks.append(asyncio.create_task(leave(future)))
         await asyncio.sleep(0)
         protocol = PromptProtocol(Answers(future.set_result), prompt)
         loop.call_soon(protocol.data_received, b"answer")
-        await asyncio.wait((task,))
         await asyncio.sleep(60)
 
     with pytest.raises(SystemExit):
         asyncio.run(main())
+    assert isinstance(tasks[0].exception(), SystemExit)
 
 
 async def test_what_a_protocol_raises_is_raised_and_answers_are_told() -> None:
