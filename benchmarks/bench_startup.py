@@ -90,8 +90,12 @@ STARTS = (
 def cpu_seconds(before: str, measured: str, form: str, database: Path) -> float:
     """Return the CPU time that `measured` takes in a new process, in seconds."""
     environment = {
-        name: value for name, value in os.environ.items() if name not in VARIABLES.values()
+        name: value
+        for name, value in os.environ.items()
+        if name not in (*VARIABLES.values(), "PYTHONDONTWRITEBYTECODE")
     }
+    # Installed packages have bytecode, and so has an installed fastdb; a checkout may have none.
+    environment["PYTHONPYCACHEPREFIX"] = str(database.parent / "bytecode")
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM.format(before=before, measured=measured), str(database)],
         cwd=ROOT,

@@ -59,7 +59,10 @@ class Floor(ABC):
 
 
 class Aiosqlite(Floor):
-    """One connection of aiosqlite, as its README has it."""
+    """One connection of aiosqlite, as its README has it; it has no pool, so tasks share this one.
+
+    A queue of several connections would be slower: each of their threads has to be woken.
+    """
 
     def __init__(self, connection: Any) -> None:
         """Take the connection over."""

@@ -18,8 +18,10 @@ from fastdb.iteration import iterate
 from fastdb.lease import Lease
 from fastdb.queries import (
     Queries,
+    begin_query,
     check_batch_size,
     limited,
+    note_failure,
     run_query,
     time_limit,
 )
@@ -323,8 +325,12 @@ class Connection(Queries):
         finish: Finish | None = None,
     ) -> Coroutine[Any, Any, Any]:
         transaction = current_transaction(self) if self._turns.stack else None
-        task = current_task()
-        seconds = time_limit(timeout, self._services.settings)
+        try:
+            task = asyncio.current_task()
+        except RuntimeError:  # no event loop runs here
+            task = None
+        settings = self._services.settings
+        seconds = settings.command_timeout if timeout is None else time_limit(timeout, settings)
         run = self._run(operation, query, values, finish, transaction, task)
         return run if seconds is None else limited(run, seconds)
 
@@ -338,26 +344,47 @@ class Connection(Queries):
         task: asyncio.Task[Any] | None,
     ) -> Any:
         services, turns, lease = self._services, self._turns, self._lease
-        if not lease.hold_at_once():
-            await lease.hold()
+        # A held connection that nobody else uses is the usual case: what its lease and its turns
+        # would say for themselves is looked at here, and again at the end.
+        pool, stack = lease.pool, turns.stack
+        if lease.connection is None or pool is None or pool.loop is not asyncio.get_running_loop():
+            if not lease.hold_at_once():
+                await lease.hold()
+        else:
+            lease.holds += 1
         try:
-            if not turns.take_at_once(transaction):
+            if turns.busy or transaction is not (stack[-1] if stack else None):
                 await self._take_turn(transaction, task)
+            else:
+                turns.busy = True
             try:
                 connection = lease.connection
                 if connection is None or not (turns.stack or connection.is_still_alive()):
                     connection = await self._usable()
                 guard = None if turns.base is None else self._guard(connection)
-                if guard is None:
-                    result = await run_query(services, connection, operation, query, values, finish)
-                    connection.used_at = monotonic()
-                    return result
-                async with guard:
-                    return await run_query(services, connection, operation, query, values, finish)
+                if guard is not None:
+                    async with guard:
+                        return await run_query(
+                            services, connection, operation, query, values, finish
+                        )
+                # As run_query() does it, without one more coroutine in the way of every query.
+                running, plan, given = begin_query(services, connection, operation, query, values)
+                try:
+                    result = await running
+                except BaseException as error:
+                    note_failure(connection, error)
+                    raise
+                connection.used_at = monotonic()
+                return result if finish is None else finish(plan, given, result, connection)
             finally:
-                turns.pass_on()
+                if turns.queue:
+                    turns.pass_on()
+                else:
+                    turns.busy = False
         finally:
-            if not lease.unhold_at_once():
+            if lease.holds > 1:
+                lease.holds -= 1
+            elif not lease.unhold_at_once():
                 await lease.unhold()
 
     def _guard(self, connection: DriverConnection) -> StatementGuard | None:

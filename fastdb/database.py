@@ -15,10 +15,11 @@ from fastdb.exceptions import NotConnectedError
 from fastdb.options import boolean, check_timeout, split_options
 from fastdb.queries import (
     Queries,
+    begin_query,
     check_batch_size,
     limited,
+    note_failure,
     note_session,
-    run_query,
     time_limit,
 )
 from fastdb.transaction import Transaction, current_task
@@ -349,16 +350,24 @@ class Database(Queries):
             connection = self._held_connection()
             if connection is not None:
                 return connection._perform(operation, query, values, timeout, finish)
-        seconds = time_limit(timeout, self.settings)
+        seconds = self.settings.command_timeout if timeout is None else check_timeout(timeout)
         run = self._run(operation, query, values, finish)
         return run if seconds is None else limited(run, seconds)
 
     async def _run(self, operation: str, query: Query, values: Any, finish: Finish | None) -> Any:
         """Run one operation on a connection that is leased for it alone."""
-        pool = self._ready_pool()
+        pool = self._pool
+        if pool is None or pool.loop is not asyncio.get_running_loop():
+            pool = self._ready_pool()  # raises
         connection = pool.take() or await pool.acquire()
         try:
-            return await run_query(self, connection, operation, query, values, finish)
+            running, plan, given = begin_query(self, connection, operation, query, values)
+            try:
+                result = await running
+            except BaseException as error:
+                note_failure(connection, error)
+                raise
+            return result if finish is None else finish(plan, given, result, connection)
         finally:
             if not pool.put(connection):
                 await pool.release(connection)

@@ -45,9 +45,10 @@ class Lease:
         over: Whether nothing can be leased any more: the forced rollback, which was to reach
             everything, has happened.
         holder: Who leases, as messages name it.
+        pool: Where the driver connection was leased.
     """
 
-    __slots__ = ("_acquiring", "_pool", "_services", "connection", "holder", "holds", "over")
+    __slots__ = ("_acquiring", "_services", "connection", "holder", "holds", "over", "pool")
 
     def __init__(self, services: Services, name: str) -> None:
         """Lease nothing yet.
@@ -61,7 +62,7 @@ class Lease:
         self.over = False
         self.holder = Holder(name)
         self._services = services
-        self._pool: Pool | None = None
+        self.pool: Pool | None = None
         self._acquiring: asyncio.Lock | None = None
 
     def leased(self) -> DriverConnection:
@@ -76,9 +77,10 @@ class Lease:
 
     def hold_at_once(self) -> bool:
         """Hold the connection, where that takes no waiting; return whether it did."""
-        if self.connection is not None:
-            assert self._pool is not None
-            self._pool.check_loop()
+        pool = self.pool
+        if self.connection is not None and pool is not None:
+            if pool.loop is not asyncio.get_running_loop():
+                pool.check_loop()
         elif self.holds:
             return False  # it is being leased
         else:
@@ -107,8 +109,8 @@ class Lease:
         """Give a hold up, where that takes no waiting; return whether it did."""
         connection = self.connection
         if self.holds == 1 and connection is not None:
-            assert self._pool is not None
-            if not self._pool.put(connection):
+            assert self.pool is not None
+            if not self.pool.put(connection):
                 return False
             self.connection = None
             self._services._note_lease(-1)
@@ -134,8 +136,8 @@ class Lease:
         connection, self.connection = self.connection, None
         if connection is not None:
             self._services._note_lease(-1)
-            assert self._pool is not None
-            await self._pool.release(connection)
+            assert self.pool is not None
+            await self.pool.release(connection)
 
     async def _acquire(self) -> None:
         """Lease a driver connection, where nobody has done so meanwhile."""
@@ -156,12 +158,12 @@ class Lease:
 
     def _keep(self, pool: Pool, connection: DriverConnection) -> None:
         connection.holder = self.holder
-        self._pool = pool
+        self.pool = pool
         self.connection = connection
         self._services._note_lease(1)
 
     def __del__(self) -> None:
         """Give a connection back whose holder vanished, such as an unfinished transaction's."""
-        if self.connection is not None and self._pool is not None:
+        if self.connection is not None and self.pool is not None:
             self._services._note_lease(-1)
-            self._pool.drop_unowned(self.connection)
+            self.pool.drop_unowned(self.connection)

@@ -68,7 +68,11 @@ class PoolStats(NamedTuple):
 
 
 class Pool:
-    """Lend connections to one task at a time, on one event loop."""
+    """Lend connections to one task at a time, on one event loop.
+
+    Attributes:
+        loop: The event loop that the pool belongs to.
+    """
 
     def __init__(
         self, open_connection: Callable[[], Awaitable[DriverConnection]], options: Options
@@ -82,10 +86,12 @@ class Pool:
         self._open_connection = open_connection
         self._options = options
         self._max_size = options.max_size
-        self._runs_setup = options.setup is not None
         self._always_resets = options.reset == "always"
+        #: So many connections may be open without a look at how long they idle.
+        self._unreaped_size = options.max_size if options.idle_timeout is None else options.min_size
         self._retires = options.max_lifetime is not None or options.max_queries is not None
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
+        self._runs_setup = options.setup is not None
         self._idle: deque[DriverConnection] = deque()
         self._leased: set[DriverConnection] = set()
         self._waiters: deque[tuple[float, asyncio.Future[Any]]] = deque()
@@ -101,18 +107,13 @@ class Pool:
         self._waits = 0
         self._wait_time = 0.0
 
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """The event loop that the pool belongs to."""
-        return self._loop
-
     def check_loop(self) -> None:
         """Refuse to serve another event loop than the pool's own.
 
         Raises:
             EventLoopError: Another one is running.
         """
-        if asyncio.get_running_loop() is not self._loop:
+        if asyncio.get_running_loop() is not self.loop:
             raise other_loop()
 
     @property
@@ -143,7 +144,7 @@ class Pool:
         if count == 1:
             self._keep(await self._open_place())
             return
-        tasks = [self._loop.create_task(self._open_place()) for _ in range(count)]
+        tasks = [self.loop.create_task(self._open_place()) for _ in range(count)]
         try:
             for connection in await asyncio.gather(*tasks):
                 self._keep(connection)
@@ -180,7 +181,7 @@ class Pool:
                 while any(
                     lease.holder is None or lease.holder is not spare for lease in self._leased
                 ):
-                    self._returned = self._loop.create_future()
+                    self._returned = self.loop.create_future()
                     await self._returned
                 while unfinished := self._background | self._openings:
                     await asyncio.wait(unfinished)
@@ -197,7 +198,7 @@ class Pool:
         """Cut every connection at once, also from outside the pool's event loop."""
         self._closing = True
         for task in (*self._background, *self._openings):
-            if not self._loop.is_closed():
+            if not self.loop.is_closed():
                 task.cancel()
         for connection in (*self._idle, *self._leased):
             # On a loop that is closed already there may be nothing left to cut.
@@ -245,11 +246,14 @@ class Pool:
 
     # -- leases
 
-    def take(self) -> DriverConnection | None:
-        """Return an idle connection at once, or None where it takes :meth:`acquire`."""
-        return None if self._runs_setup else self._take()
+    def take(self, *, before_setup: bool = False) -> DriverConnection | None:
+        """Return an idle connection at once, or None where it takes :meth:`acquire`.
 
-    def _take(self) -> DriverConnection | None:
+        Args:
+            before_setup: Whether the caller awaits the user's `setup`, where there is one.
+        """
+        if self._runs_setup and not before_setup:
+            return None
         idle = self._idle
         while idle:
             connection = idle.pop()
@@ -274,7 +278,23 @@ class Pool:
         """
         if self._closing:
             raise _disconnected()
-        connection = self._take() or await self._acquire_slowly()
+        connection = self.take(before_setup=True)
+        if connection is None:
+            since = monotonic()
+            if self._size < self._max_size:
+                self._size += 1
+                connection = await self._open_for_one(since)
+            else:
+                item = await self._wait(since)
+                connection = await self._open_for_one(since) if item is _PLACE else item
+            if self._closing:
+                # The pool was closed while this connection was being opened or handed over.
+                connection.terminate()
+                self._leased.discard(connection)
+                self._note_return()
+                raise _disconnected()
+            connection.uses += 1
+            self._leased.add(connection)
         setup = self._options.setup
         if setup is not None:
             try:
@@ -285,31 +305,13 @@ class Pool:
                 raise
         return connection
 
-    async def _acquire_slowly(self) -> DriverConnection:
-        since = monotonic()
-        if self._size < self._max_size:
-            self._size += 1
-            connection = await self._open_for_one(since)
-        else:
-            item = await self._wait(since)
-            connection = await self._open_for_one(since) if item is _PLACE else item
-        if self._closing:
-            # The pool was closed while this connection was being opened or handed over.
-            connection.terminate()
-            self._leased.discard(connection)
-            self._note_return()
-            raise _disconnected()
-        connection.uses += 1
-        self._leased.add(connection)
-        return connection
-
     async def _open_for_one(self, since: float) -> DriverConnection:
         """Open a connection in a counted place, for a caller who waits `since` then.
 
         A caller who is cancelled leaves it to the next one. Else callers that have less time than
         it takes to connect would never get any, and never let another one have it.
         """
-        opening = self._loop.create_task(self._open_counted())
+        opening = self.loop.create_task(self._open_counted())
         self._openings.add(opening)
         opening.add_done_callback(self._openings.discard)
         timeout = self._options.acquire_timeout
@@ -339,12 +341,12 @@ class Pool:
             self._keep(opening.result())
 
     async def _wait(self, since: float) -> Any:
-        waiter: asyncio.Future[Any] = self._loop.create_future()
+        waiter: asyncio.Future[Any] = self.loop.create_future()
         waiting = since, waiter
         self._waiters.append(waiting)
         self._waits += 1
         if self._expiry is None and self._options.acquire_timeout is not None:
-            self._expiry = self._loop.call_later(self._options.acquire_timeout, self._expire)
+            self._expiry = self.loop.call_later(self._options.acquire_timeout, self._expire)
         try:
             return await waiter
         except asyncio.CancelledError:
@@ -375,7 +377,7 @@ class Pool:
             since, waiter = self._waiters[0]
             left = since + timeout - now
             if left > 0 and not waiter.done():
-                self._expiry = self._loop.call_later(left, self._expire)
+                self._expiry = self.loop.call_later(left, self._expire)
                 return
             self._waiters.popleft()
             if not waiter.done():
@@ -411,14 +413,14 @@ class Pool:
 
     def put(self, connection: DriverConnection) -> bool:
         """Take a connection back at once where it is clean; otherwise return False."""
-        if (
-            connection.suspect
-            or connection.dirty
-            or self._always_resets
-            or connection.in_transaction
-        ):
+        if connection.suspect or connection.dirty or self._always_resets:
             return False
-        self._keep(connection)
+        if self._closing or self._retires or not connection.is_idle():
+            if connection.in_transaction:
+                return False
+            self._keep(connection)
+        else:
+            self._keep_fit(connection)
         return True
 
     async def _clean(self, connection: DriverConnection) -> None:
@@ -455,17 +457,19 @@ class Pool:
             if reason is not None:
                 self._discard(connection, reason)
                 return
+        self._keep_fit(connection)
+
+    def _keep_fit(self, connection: DriverConnection) -> None:
+        """Do the same with a connection that can go on being used."""
+        connection.holder = None
         connection.used_at = monotonic()
         if self._waiters and self._hand_over(connection):
             # Between two leases it counts as leased, so that closing the pool finds it.
             self._leased.add(connection)
             return
+        self._leased.discard(connection)
         self._idle.append(connection)
-        if (
-            self._reaper is None
-            and self._size > self._options.min_size
-            and self._options.idle_timeout is not None
-        ):
+        if self._reaper is None and self._size > self._unreaped_size:
             self._schedule_reaper()
 
     def _note_return(self) -> None:
@@ -508,10 +512,10 @@ class Pool:
         """Cut a leased connection whose owner is gone without having returned it."""
         # The loop may be closed, or closing in another thread.
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._drop, connection, "unreturned")
+            self.loop.call_soon_threadsafe(self._drop, connection, "unreturned")
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = self._loop.create_task(coroutine)
+        task = self.loop.create_task(coroutine)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
         return task
@@ -521,7 +525,7 @@ class Pool:
     def _schedule_reaper(self) -> None:
         assert self._options.idle_timeout is not None
         age = monotonic() - self._idle[0].used_at if self._idle else 0.0
-        self._reaper = self._loop.call_later(self._options.idle_timeout - age, self._reap)
+        self._reaper = self.loop.call_later(self._options.idle_timeout - age, self._reap)
 
     def _reap(self) -> None:
         """Close what has idled for too long, down to `min_size`; oldest first."""

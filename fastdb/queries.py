@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Query = str | ClauseElement
     Values = Mapping[Any, Any]
     Given = tuple[Any, ...] | None
-    Finish = Callable[[QueryPlan, Given, Any, DriverConnection], Any]
+    Finish = Callable[[Any, Given, Any, DriverConnection], Any]
 
 __all__ = ["ExecuteResult", "Queries", "Services"]
 
@@ -236,6 +236,39 @@ class Queries:
         )
 
 
+def begin_query(
+    services: Services,
+    connection: DriverConnection,
+    operation: str,
+    query: Query,
+    values: Any,
+) -> tuple[Awaitable[Any], QueryPlan | None, Given]:
+    """Begin one operation on a connection that is the caller's alone.
+
+    Returns:
+        What runs it, its plan (None of ``execute_many``), and the given key of an insert. Who
+        awaits it hands what it raises to :func:`note_failure`, and what it gives to the finish.
+    """
+    if logger.isEnabledFor(services._query_level):
+        services._log_query(query, values)
+    if operation == "execute_many":
+        batches = services.query_cache.prepare_many(query, values, MANY_BATCH_SIZE)
+        return connection.execute_many(noting_session(connection, batches)), None, None
+    plan, args, given = services.query_cache.prepare(query, values)
+    if plan.changes_session:
+        connection.dirty = True
+    return getattr(connection, operation)(plan, args), plan, given
+
+
+def note_failure(connection: DriverConnection, error: BaseException) -> None:
+    """Have a connection looked into when it is returned, where an operation failed as none should.
+
+    What the server refused leaves the session as it was.
+    """
+    if not isinstance(error, DatabaseError) or not connection.is_alive():
+        connection.suspect = True
+
+
 async def run_query(
     services: Services,
     connection: DriverConnection,
@@ -245,23 +278,11 @@ async def run_query(
     finish: Finish | None,
 ) -> Any:
     """Run one operation on a connection that is the caller's alone."""
-    if logger.isEnabledFor(services._query_level):
-        services._log_query(query, values)
-    running: Awaitable[Any]
-    if operation == "execute_many":
-        batches = services.query_cache.prepare_many(query, values, MANY_BATCH_SIZE)
-        running = connection.execute_many(noting_session(connection, batches))
-    else:
-        plan, args, given = services.query_cache.prepare(query, values)
-        if plan.changes_session:
-            connection.dirty = True
-        running = getattr(connection, operation)(plan, args)
+    running, plan, given = begin_query(services, connection, operation, query, values)
     try:
         result = await running
     except BaseException as error:
-        # What the server refused leaves the session as it was; anything else is looked into.
-        if not isinstance(error, DatabaseError) or not connection.is_alive():
-            connection.suspect = True
+        note_failure(connection, error)
         raise
     return result if finish is None else finish(plan, given, result, connection)
 

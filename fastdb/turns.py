@@ -28,9 +28,10 @@ class Turns:
         base: The transaction that stands for the whole database under ``force_rollback``: every
             task works inside it.
         busy: Whether an operation is running.
+        queue: Those that wait for their turn.
     """
 
-    __slots__ = ("_ended", "_queue", "_timeout", "_waiting", "base", "busy", "stack")
+    __slots__ = ("_ended", "_timeout", "_waiting", "base", "busy", "queue", "stack")
 
     def __init__(
         self, timeout: float | None, waiting: dict[asyncio.Task[Any], Transaction]
@@ -45,7 +46,7 @@ class Turns:
         self.base: Transaction | None = None
         self.busy = False
         self._timeout = timeout
-        self._queue: deque[asyncio.Future[None]] = deque()
+        self.queue: deque[asyncio.Future[None]] = deque()
         self._ended: list[asyncio.Future[None]] = []
         self._waiting = waiting
 
@@ -87,8 +88,8 @@ class Turns:
 
     def pass_on(self) -> None:
         """Let the next operation run."""
-        while self._queue:
-            turn = self._queue.popleft()
+        while self.queue:
+            turn = self.queue.popleft()
             if not turn.done():
                 turn.set_result(None)  # the connection stays busy, for the next one
                 return
@@ -113,7 +114,7 @@ class Turns:
 
     async def _wait_for_turn(self) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.append(turn)
+        self.queue.append(turn)
         try:
             async with asyncio.timeout(self._timeout):
                 await turn

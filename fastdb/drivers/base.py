@@ -271,6 +271,10 @@ class DriverConnection(ABC):
         """Return :meth:`is_alive`, without a look at the socket where it was used just now."""
         return self.is_alive(look=monotonic() - self.used_at > RECENTLY)
 
+    def is_idle(self) -> bool:
+        """Return whether it can be used and is in no transaction, without a look at the socket."""
+        return self.is_alive(look=False) and not self.in_transaction
+
     @abstractmethod
     async def check(self) -> None:
         """Ask the server with a round trip; raise where it does not answer as it should."""

@@ -9,11 +9,18 @@ import re
 import select
 import socket
 from collections.abc import Callable
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import asyncpg
 
-from fastdb.drivers.base import CANCEL_SECONDS, DriverConnection, Outcome, TransactionOptions
+from fastdb.drivers.base import (
+    CANCEL_SECONDS,
+    RECENTLY,
+    DriverConnection,
+    Outcome,
+    TransactionOptions,
+)
 from fastdb.drivers.postgresql_cursors import BufferedCursor, HeldCursor, PortalCursor, records_of
 from fastdb.drivers.postgresql_errors import translate
 from fastdb.exceptions import (
@@ -98,11 +105,7 @@ class PostgreSQLConnection(DriverConnection):
             return (await self.execute(plan, args)).rows
         if self._seen_schema != self._driver.schema_changes:
             await self._forget_statements()
-        try:
-            rows = await self.raw.fetch(plan.sql, *args)
-        except BaseException as error:
-            rows = await self._recover(error, self.raw.fetch, plan.sql, args)
-        return records_of(plan, rows)
+        return records_of(plan, await self._fetch(plan.sql, args))
 
     async def fetch_one(self, plan: QueryPlan, args: Args) -> Record | None:
         """Return the first row, or None; the server discards the others."""
@@ -111,10 +114,17 @@ class PostgreSQLConnection(DriverConnection):
             return records[0] if records else None
         if self._seen_schema != self._driver.schema_changes:
             await self._forget_statements()
+        raw, sql = self.raw, plan.sql
+        statement = raw.prepared(sql)
         try:
-            row = await self.raw.fetchrow(plan.sql, *args)
+            if statement is None:
+                row = await raw.fetchrow(sql, *args)
+            else:
+                with raw.exclusive:
+                    rows = await raw.run(statement, args, "", 1, False, None)
+                row = rows[0] if rows else None
         except BaseException as error:
-            row = await self._recover(error, self.raw.fetchrow, plan.sql, args)
+            row = await self._recover(error, raw.fetchrow, sql, args, direct=statement is not None)
         if row is None:
             return None
         record: Record = plan.layout(tuple(row.keys())).record(row)
@@ -127,19 +137,32 @@ class PostgreSQLConnection(DriverConnection):
         raw, sql = self.raw, plan.sql
         rows_expected = plan.returns_rows or (plan.kind == "other" and plan.verb in _ROW_VERBS)
         if rows_expected and not (not args and _is_script(sql)):
-            try:
-                rows = await raw.fetch(sql, *args)
-            except BaseException as error:
-                rows = await self._recover(error, raw.fetch, sql, args)
-            records = records_of(plan, rows)
+            records = records_of(plan, await self._fetch(sql, args))
             return Outcome(records, len(records), None)
+        statement = raw.prepared(sql) if args else None
         try:
-            tag = await raw.execute(sql, *args)
+            if statement is None:
+                tag = await raw.execute(sql, *args)
+            else:
+                with raw.exclusive:
+                    answer = await raw.run(statement, args, "", 0, True, None)
+                tag = answer[1].decode()
         except BaseException as error:
-            tag = await self._recover(error, raw.execute, sql, args)
+            tag = await self._recover(error, raw.execute, sql, args, direct=statement is not None)
         if plan.verb in _CHANGING_VERBS or (not args and plan.kind == "ddl" and _is_script(sql)):
             self._note_schema_change()
         return Outcome([], _rowcount(tag), None)
+
+    async def _fetch(self, sql: str, args: Args) -> Any:
+        raw = self.raw
+        statement = raw.prepared(sql)
+        try:
+            if statement is None:
+                return await raw.fetch(sql, *args)
+            with raw.exclusive:
+                return await raw.run(statement, args, "", 0, False, None)
+        except BaseException as error:
+            return await self._recover(error, raw.fetch, sql, args, direct=statement is not None)
 
     async def execute_many(self, batches: Iterator[Batch]) -> None:
         """Run every batch with asyncpg's executemany.
@@ -344,19 +367,41 @@ class PostgreSQLConnection(DriverConnection):
             self.terminate()
 
     async def _recover(
-        self, error: BaseException, method: Callable[..., Any], sql: str, args: tuple[Any, ...]
+        self,
+        error: BaseException,
+        method: Callable[..., Any],
+        sql: str,
+        args: tuple[Any, ...],
+        *,
+        direct: bool = False,
     ) -> Any:
-        """Run a statement again that failed for a type that is gone; otherwise raise."""
-        if (
-            isinstance(error, asyncpg.InternalServerError)
-            and str(error).startswith("cache lookup failed for type")  # never translated
-            and not self.in_transaction
-        ):
-            await self._forget_statements()
+        """Run a statement again that failed for a type that is gone; otherwise raise.
+
+        Args:
+            error: What it raised.
+            method: The method of asyncpg's that runs it.
+            sql: Its text.
+            args: Its arguments.
+            direct: Whether it was run without that method, which looks after statements whose
+                result has changed: again, where it could not begin and no transaction failed.
+        """
+        again = False
+        if isinstance(error, asyncpg.InternalServerError):
+            again = not self.in_transaction and str(error).startswith(
+                "cache lookup failed for type"  # never translated
+            )
+            if again:
+                await self._forget_statements()
+        elif direct and isinstance(error, asyncpg.InvalidCachedStatementError):
+            self.raw.forget_statements()
+            again = not self.in_transaction
+        elif direct and isinstance(error, asyncpg.OutdatedSchemaCacheError):
+            await self.raw.reload_schema_state()
+        if again:
             try:
                 return await method(sql, *args)
-            except BaseException as again:
-                await self.fail(again, sql)
+            except BaseException as second:
+                await self.fail(second, sql)
         await self.fail(error, sql)
 
     # -- prepared statements
@@ -376,8 +421,7 @@ class PostgreSQLConnection(DriverConnection):
 
     def is_alive(self, *, look: bool = True) -> bool:
         """Look at asyncpg's state and, without waiting, at the socket."""
-        raw = self.raw
-        if raw.is_closed() or self._transport.is_closing() or raw.is_cancelling:
+        if not self.raw.is_ready():
             return False
         events = self._poll.poll(0) if look and self._poll is not None else []
         if not events:
@@ -387,6 +431,16 @@ class PostgreSQLConnection(DriverConnection):
             return False
         encrypted = self._transport.get_extra_info("ssl_object") is not None
         return encrypted or not _announces_end(descriptor)
+
+    def is_still_alive(self) -> bool:
+        """Return :meth:`is_alive`, without a look at the socket where it was used just now."""
+        if monotonic() - self.used_at > RECENTLY:
+            return self.is_alive()
+        return self.raw.is_ready()
+
+    def is_idle(self) -> bool:
+        """Return whether it can be used and is in no transaction, without a look at the socket."""
+        return self.raw.is_idle()
 
     async def check(self) -> None:
         """Ask the server for a one."""

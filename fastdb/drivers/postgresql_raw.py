@@ -5,9 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
+from asyncpg import connection as asyncpg_connection
+from asyncpg.connection import Connection as _Bare
+
+from fastdb.drivers.postgresql_wakeup import PromptLoop, PromptProtocol
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from contextlib import AbstractContextManager
 
 from fastdb._speedups import (
     decode_timestamp,
@@ -40,6 +48,24 @@ _TIMES: Final = (
 )
 
 
+def _execute_of_known_layers() -> object:
+    """Return asyncpg's ``_execute``, where the installed one is built as :meth:`prepared` expects.
+
+    None where it is not, also where a tool that traces queries has put methods of its own in the
+    place of asyncpg's.
+    """
+    known = asyncpg.__version__.startswith(("0.30.", "0.31.", "0.32.")) and all(
+        getattr(getattr(asyncpg.Connection, name, None), "__globals__", None)
+        is vars(asyncpg_connection)
+        for name in ("_execute", "execute", "fetch", "fetchrow")
+    )
+    return asyncpg.Connection._execute if known else None
+
+
+#: What all statements with arguments pass, where it is known and does nothing else.
+_EXECUTE: Final = _execute_of_known_layers()
+
+
 class EncodedText(str):
     """Mark a value that SQLAlchemy's type has encoded: the user's codec is not to do it again."""
 
@@ -52,15 +78,40 @@ class TaggedConnection(asyncpg.Connection):  # type: ignore[misc]
     Attributes:
         last_tag: What the server said of the last ``execute``, such as ``UPDATE 3``.
         codecs: The types that have a codec of the user's, by name and schema.
+        exclusive: The block in which a statement has to run: no two overlap.
+        run: Called with a statement that is :meth:`prepared`, its arguments, "", the number of
+            rows to return (0 for all), whether to return the tag, too, and None; awaited, it
+            gives the rows, or a tuple of them and the tag, as bytes.
     """
 
-    __slots__ = ("codecs", "last_tag")
+    __slots__ = ("codecs", "exclusive", "last_tag", "run")
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Take what asyncpg gives."""
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self, protocol: Any, transport: asyncio.Transport, loop: PromptLoop, *args: Any
+    ) -> None:
+        """Take what asyncpg gives, and let its answers be gone on with at once."""
+        super().__init__(protocol, transport, loop.real, *args)
+        transport.set_protocol(PromptProtocol(protocol, loop))
         self.last_tag = ""
         self.codecs: set[tuple[str, str]] = set()
+        self.exclusive: AbstractContextManager[None] = self._stmt_exclusive_section
+        self.run: Callable[..., Coroutine[Any, Any, Any]] = self._protocol.bind_execute
+
+    # -- statements that are prepared already
+
+    # Between fetchrow() and the protocol lie four coroutines of asyncpg's and a fifth that looks
+    # the statement up: a fifth of all that a row by its key costs. Where the statement is there
+    # and nobody listens, they have nothing to do.
+
+    def prepared(self, sql: str) -> Any:
+        """Return asyncpg's statement for `sql` where :attr:`run` can run it, otherwise None."""
+        if self._query_loggers or self._aborted or _Bare._execute is not _EXECUTE:
+            return None
+        return self._stmt_cache.get((sql, self._protocol.get_record_class(), False))
+
+    def forget_statements(self) -> None:
+        """Make asyncpg prepare every statement anew, as it does itself when one has changed."""
+        self._drop_global_statement_cache()
 
     @property
     def transport(self) -> asyncio.Transport:
@@ -68,10 +119,18 @@ class TaggedConnection(asyncpg.Connection):  # type: ignore[misc]
         transport: asyncio.Transport = self._transport
         return transport
 
-    @property
-    def is_cancelling(self) -> bool:
-        """Whether a cancelled statement is not yet known to have ended."""
-        return bool(self._cancellations)
+    def is_ready(self) -> bool:
+        """Return whether it is open, and no cancelled statement is not yet known to have ended."""
+        return not (
+            self._aborted
+            or self._cancellations
+            or self._transport.is_closing()
+            or not self._protocol.is_connected()
+        )
+
+    def is_idle(self) -> bool:
+        """Return whether it is ready and in no transaction."""
+        return self.is_ready() and not self._protocol.is_in_transaction()
 
     def take_cancellations(self) -> list[asyncio.Task[None]]:
         """Return the requests to cancel a statement that are on their way.

@@ -332,6 +332,14 @@ class SQLiteConnection(DriverConnection):
         """Return whether the connection is open; a file cannot hang up."""
         return self._worker.is_alive()
 
+    def is_still_alive(self) -> bool:
+        """Return :meth:`is_alive`; there is nothing to look at."""
+        return self._worker.is_alive()
+
+    def is_idle(self) -> bool:
+        """Return whether the connection is open, and in no transaction."""
+        return self._worker.is_alive() and not self.in_transaction
+
     async def check(self) -> None:
         """Run a query that needs nothing."""
         await self._worker.run(self._session.check)

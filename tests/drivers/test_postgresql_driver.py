@@ -925,6 +925,106 @@ async def test_in_a_transaction_an_outdated_plan_is_operational(
     await connection.commit()
 
 
+# -- prepared statements without asyncpg's own layers
+
+
+async def test_loggers_hear_of_prepared_statements(
+    client: Client, connection: PostgreSQLConnection
+) -> None:
+    heard: list[str] = []
+    query = "SELECT CAST(:n AS int)"
+    assert await client.one(connection, query, {"n": 1}) == (1,)
+    with connection.raw.query_logger(lambda record: heard.append(record.query)):
+        assert await client.one(connection, query, {"n": 2}) == (2,)
+        assert await client.all(connection, query, {"n": 3}) == [(3,)]
+        await asyncio.sleep(0)
+    assert heard == ["SELECT CAST($1 AS int)"] * 2
+
+
+@pytest.mark.parametrize("name", ["_execute", "fetchrow"])
+def test_tracing_tools_see_prepared_statements(postgresql_url: str, name: str) -> None:
+    # As they do it: one of their own functions in the place of asyncpg's, before all else.
+    program = f"""
+import asyncio, asyncpg, fastdb
+traced = []
+method = asyncpg.Connection.{name}
+async def trace(self, query, *args, **kwargs):
+    traced.append(query)
+    return await method(self, query, *args, **kwargs)
+asyncpg.Connection.{name} = trace
+async def main():
+    async with fastdb.Database({postgresql_url!r}) as database:
+        traced.clear()
+        for n in range(3):
+            await database.fetch_one("SELECT CAST(:n AS int)", {{"n": n}})
+asyncio.run(main())
+print(len(traced))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "3"
+
+
+async def test_tools_that_begin_to_trace_see_prepared_statements(
+    client: Client, connection: PostgreSQLConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query = "SELECT CAST(:n AS int)"
+    await client.one(connection, query, {"n": 1})
+    traced: list[str] = []
+    method = asyncpg.Connection._execute
+
+    async def trace(self: Any, query: str, *args: Any, **kwargs: Any) -> Any:
+        traced.append(query)
+        return await method(self, query, *args, **kwargs)
+
+    monkeypatch.setattr(asyncpg.Connection, "_execute", trace)
+    assert await client.one(connection, query, {"n": 2}) == (2,)
+    assert traced == ["SELECT CAST($1 AS int)"]
+
+
+async def test_without_a_statement_cache_nothing_is_prepared(open_client: Open) -> None:
+    client = open_client(statement_cache_size=0)
+    connection = await client.connect()
+    for n in range(3):
+        assert await client.one(connection, "SELECT CAST(:n AS int)", {"n": n}) == (n,)
+        assert connection.raw.prepared("SELECT CAST($1 AS int)") is None
+
+
+async def test_prepared_statements_do_not_overlap(
+    client: Client, connection: PostgreSQLConnection
+) -> None:
+    query = "SELECT pg_sleep(:s)"
+    await client.one(connection, query, {"s": 0.0})
+    first = asyncio.create_task(client.one(connection, query, {"s": 0.2}))
+    await asyncio.sleep(0)
+    with pytest.raises(InterfaceError, match="another operation is in progress"):
+        await client.one(connection, query, {"s": 0.0})
+    await first
+    await client.one(connection, query, {"s": 0.0})
+
+
+async def test_counts_of_prepared_changes(
+    client: Client, connection: PostgreSQLConnection, notes: str
+) -> None:
+    for text in ("a", "b", "c"):
+        await client.run(connection, "INSERT INTO notes (text) VALUES (:t)", {"t": text})
+    change = "UPDATE notes SET text = text || 'x' WHERE id <= :n"
+    counts = [(await client.run(connection, change, {"n": n})).rowcount for n in (1, 2, 0)]
+    assert counts == [1, 2, 0]
+
+
+async def test_a_statement_of_the_sessions_own_that_has_changed_is_not_run_again(
+    client: Client, connection: PostgreSQLConnection, notes: str
+) -> None:
+    await connection.raw.execute("PREPARE mine AS SELECT * FROM notes; EXECUTE mine")
+    await connection.raw.execute("ALTER TABLE notes ADD COLUMN more int")
+    script = "INSERT INTO notes (text) VALUES ('once'); COMMIT; EXECUTE mine"
+    with pytest.raises(OperationalError, match="cached statement plan"):
+        await client.run(connection, script)
+    assert await client.val(connection, "SELECT count(*) FROM notes") == 1
+
+
 # -- cancellation
 
 
