@@ -21,7 +21,7 @@ except ImportError as error:
     ) from error
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from fastdb._speedups import QueryPlan, Record
 
@@ -81,6 +81,10 @@ class MySQLDriver(MySQLBaseDriver):
         """Send a statement, read its first result and return it."""
         exchanged: Awaitable[Any] = raw.exchange(sql, limit, plan)
         return exchanged
+
+    def before_commands(self, raw: Any, call: Callable[[], Awaitable[None]] | None) -> None:
+        """Have something called before commands over the raw connection."""
+        raw.buffer_rest = call
 
     async def rest_of_answer(self, raw: Any) -> bool:
         """Read and drop the answer to a statement that was cancelled."""

@@ -20,7 +20,7 @@ from fastdb.exceptions import ConnectionFailedError, DatabaseError, Error, Optio
 from fastdb.sql_text import Lexical
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from types import ModuleType
 
     from sqlalchemy.engine import Dialect
@@ -325,6 +325,14 @@ class MySQLBaseDriver(Driver):
         """Send a statement, read its first result and return it.
 
         Rows above `limit` may be dropped. With a plan, rows may be its records already.
+        """
+
+    def before_commands(self, raw: Any, call: Callable[[], Awaitable[None]] | None) -> None:
+        """Have `call` called before each command over the raw connection, where it can be done.
+
+        Args:
+            raw: The package's connection.
+            call: What reads an open result into memory; None where none is open.
         """
 
     async def rest_of_answer(self, raw: Any) -> bool:

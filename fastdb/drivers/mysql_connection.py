@@ -122,6 +122,7 @@ class MySQLConnection(MySQLTransactions):
         cursor = MySQLCursor(self, plan, result)
         if cursor.active:
             self._cursor = cursor
+            self._driver.before_commands(self.raw, cursor.buffer_rest)
         return cursor
 
     def records(self, plan: QueryPlan, result: Any, rows: list[Any]) -> list[Record]:

@@ -309,6 +309,7 @@ class MySQLExchange(DriverConnection):
         cursor.detach()
         if self._cursor is cursor:
             self._cursor = None
+            self._driver.before_commands(self.raw, None)
 
     def _drop(self) -> None:
         if self._cursor is not None:

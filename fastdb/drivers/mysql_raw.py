@@ -25,6 +25,8 @@ from fastdb.drivers.mysql_hook import CONVERTERS, UNKNOWN_HOOK
 from fastdb.exceptions import Error
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from fastdb._speedups import QueryPlan
 
 __all__ = ["DecodedResult", "RawConnection"]
@@ -121,6 +123,8 @@ class RawConnection(Connection):  # type: ignore[misc]
         self._unread = b""
         self._unread_from = 0
         self._answers: AnswerProtocol | None = None
+        # Called before a command of the user's, while a result of ours is read in pieces.
+        self.buffer_rest: Callable[[], Awaitable[None]] | None = None
         # What reads the answer to a statement that was cancelled.
         self._unawaited: DecodedResult | None = None
         encoders = {key: value for key, value in self.decoders.items() if type(key) is not int}
@@ -137,6 +141,11 @@ class RawConnection(Connection):  # type: ignore[misc]
         if not UNKNOWN_HOOK and isinstance(stream, asyncio.StreamReaderProtocol):
             self._answers = AnswerProtocol(stream, asyncio.get_running_loop())
             transport.set_protocol(self._answers)
+
+    async def _execute_command(self, command: int, sql: bytes | str) -> None:
+        if self.buffer_rest is not None:
+            await self.buffer_rest()
+        await super()._execute_command(command, sql)
 
     async def _get_server_information(self) -> None:
         await super()._get_server_information()

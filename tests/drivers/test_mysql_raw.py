@@ -6,7 +6,6 @@ import asyncio
 import logging
 import subprocess
 import sys
-import warnings
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Any
@@ -409,17 +408,27 @@ async def test_a_query_drops_the_rest_of_a_cursor_of_aiomysql(mysql_url: str) ->
         assert raw_of(connection) is raw
 
 
-async def test_a_command_of_aiomysql_drops_the_rest_of_an_open_cursor(mysql_url: str) -> None:
+async def test_a_command_of_aiomysql_reads_the_rest_of_an_iteration(mysql_url: str) -> None:
+    """No row is dropped when the raw connection is used in the body, as with our own queries."""
     async with fastdb.Database(mysql_url) as database, database.connection() as connection:
-        if raw := raw_of(connection):
-            rows = connection.iterate("SELECT seq FROM seq_1_to_5000", batch_size=10)
-            assert (await anext(rows)).seq == 1
-            with warnings.catch_warnings(record=True):
-                warnings.simplefilter("always")
-                await raw.query("SELECT 7")
-            assert raw._result.rows == ((7,),)
-            assert len([each async for each in rows]) == 9
-            assert await connection.fetch_val("SELECT 1") == 1
+        raw = raw_of(connection)
+        seen = 0
+        async for record in connection.iterate("SELECT seq FROM seq_1_to_5000", batch_size=10):
+            seen += 1
+            assert record.seq == seen
+            if seen in (1, 2, 4000):
+                async with raw.cursor() as cursor:
+                    await cursor.execute("SELECT 7")
+                    assert await cursor.fetchall() in ([(7,)], ((7,),))
+                await raw.ping()
+        assert seen == 5000
+        assert await connection.fetch_val("SELECT 1") == 1
+        # Left early, it is given up, and what the user does next finds nothing of it.
+        rows = connection.iterate("SELECT seq FROM seq_1_to_5000", batch_size=10)
+        assert (await anext(rows)).seq == 1
+        await rows.aclose()
+        await raw.query("SELECT 8")
+        assert raw._result.rows == ((8,),)
 
 
 @pytest.mark.parametrize("number", [1969, 3024, 1317])

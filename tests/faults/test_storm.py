@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 from collections.abc import Awaitable, Callable
 
@@ -247,3 +248,36 @@ class Lossy(Storm):
         """Check, where a first query may still meet a connection that was cut just now."""
         await asyncio.sleep(0.05)
         await super().check()
+
+
+async def test_cancelled_connects_and_disconnects(remote: Remote) -> None:
+    """Whatever half-way a connect or disconnect is stopped at, no connection stays behind."""
+    remote.proxy.latency = 0.001
+    database = fastdb.Database(remote.url, min_size=2, max_size=3)
+
+    async def cancelled(operation: Callable[[], Awaitable[None]]) -> None:
+        async def run() -> None:
+            await operation()
+
+        task = asyncio.create_task(run())
+        await asyncio.sleep(random.random() * 0.03)
+        task.cancel()
+        for _ in range(random.randrange(3)):
+            await asyncio.sleep(random.choice([0, 0, 0.002]))
+            task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.result()
+
+    for _ in range(STORM // 100):
+        await cancelled(database.connect)
+        if random.random() < 0.3:
+            await database.connect()
+            assert await database.fetch_val("SELECT 1") == 1
+        await cancelled(database.disconnect)
+    await database.connect()
+    assert await database.fetch_val("SELECT 1") == 1
+    await database.disconnect()
+    await eventually(lambda: remote.connections() == 0, "the end of all connections")
+    await eventually(lambda: not remote.proxy.links, "the end of all links")
+    gc.collect()  # what was left open without being closed says so now
