@@ -43,7 +43,7 @@ PATIENCE: Final = 1.0
 
 #: Seconds that a cancelled caller waits for a connection to be brought in order. Where the network
 #: is silent, it is cut then, or cleaned without the caller.
-CANCEL_SECONDS: Final = 0.15
+CANCEL_SECONDS: Final = 0.12
 
 #: Seconds that undoing may take after any other error.
 UNDO_SECONDS: Final = 5.0

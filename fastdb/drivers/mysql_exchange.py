@@ -136,11 +136,10 @@ class MySQLExchange(DriverConnection):
             if result.has_next:
                 await self._end_of_results(result)
         except BaseException as error:
-            if (
-                plan is not None  # a statement of the user's
-                and isinstance(error, asyncio.CancelledError)
-                and await self._interrupt()
-            ):
+            of_users = plan is not None
+            if of_users and isinstance(error, asyncio.CancelledError) and self.in_transaction:
+                if not await self._interrupt():
+                    self.terminate()
                 raise
             translated = await self._after_failure(error)
             if translated is None:
@@ -228,8 +227,6 @@ class MySQLExchange(DriverConnection):
 
         Elsewhere than in a transaction, a new connection costs no more than this.
         """
-        if not self.in_transaction:
-            return False
         driver = self._driver
         try:
             async with asyncio.timeout(CANCEL_SECONDS):
