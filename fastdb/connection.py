@@ -397,6 +397,42 @@ class Connection(Queries):
             return StatementGuard(connection)
         return None
 
+    def _run_sync(
+        self, function: Callable[..., Any], args: tuple[Any, ...]
+    ) -> Coroutine[Any, Any, Any]:
+        transaction = current_transaction(self) if self._turns.stack else None
+        return self._run_over(function, args, transaction, current_task())
+
+    async def _run_over(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        transaction: Transaction | None,
+        task: asyncio.Task[Any] | None,
+    ) -> Any:
+        from fastdb.synchronous import run_over
+
+        await self._lease.hold()
+        try:
+            await self._take_turn(transaction, task)
+            try:
+                connection = await self._usable()
+                connection.dirty = True
+                joins = bool(self._turns.stack) or connection.in_transaction
+                try:
+                    return await run_over(
+                        self._services._driver, connection, function, args, joins=joins
+                    )
+                except BaseException as error:
+                    connection.suspect = True
+                    if not isinstance(error, Exception):
+                        connection.abandon_raw()
+                    raise
+            finally:
+                self._turns.pass_on()
+        finally:
+            await self._lease.unhold()
+
     def iterate(
         self,
         query: Query,

@@ -35,8 +35,9 @@ MAY_IMPORT = {
     "queries": "exceptions drivers.base options transaction _speedups",
     "lease": "exceptions",
     "iteration": "exceptions queries",
+    "synchronous": "exceptions drivers.base",
     "connection": "exceptions drivers.base _speedups iteration lease queries savepoints "
-    "transaction turns",
+    "synchronous transaction turns",
     "database": "exceptions drivers _speedups compiler options pool queries connection transaction "
     "turns url",
     "core": "connection database transaction url",

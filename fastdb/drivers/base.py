@@ -81,12 +81,14 @@ class Driver(ABC):
 
     Attributes:
         dialect: SQLAlchemy's name of the dialect: ``postgresql``, ``mysql`` or ``sqlite``.
+        package: The driver's package.
         paramstyle: SQLAlchemy's name of how parameters stand in the SQL that the driver takes.
         streams_apart: Whether an iteration outside a transaction takes a connection of its own.
         single_connection: Whether the database lives on one connection (SQLite in memory).
     """
 
     dialect: ClassVar[str]
+    package: ClassVar[str]
     paramstyle: ClassVar[str]
     streams_apart: ClassVar[bool] = True
     single_connection: bool = False
@@ -113,6 +115,15 @@ class Driver(ABC):
     @abstractmethod
     def sqlalchemy_dialect(self) -> Dialect:
         """Return the dialect that compiles expressions; imports SQLAlchemy at the first call."""
+
+    @classmethod
+    def dialect_parts(cls, base: type[Any]) -> dict[str, Any]:
+        """Return what differs in SQLAlchemy's own dialect of the package, over our connections.
+
+        Args:
+            base: That dialect.
+        """
+        return {}
 
     @abstractmethod
     async def connect(self) -> DriverConnection:
@@ -253,7 +264,18 @@ class DriverConnection(ABC):
     async def rollback_to_savepoint(self) -> None:
         """Undo what happened since the innermost savepoint, and end it."""
 
+    def note_implicit_commit(self) -> bool:
+        """Return whether a statement that others ran has committed the transaction implicitly.
+
+        Where the server does so (MySQL, at DDL), commit() then passes, as after one of ours.
+        """
+        return False
+
     # -- the connection's life
+
+    def abandon_raw(self) -> None:
+        """Give the connection up on whose `raw` a statement of somebody else's was cancelled."""
+        self.terminate()
 
     @abstractmethod
     def is_alive(self, *, look: bool = True) -> bool:

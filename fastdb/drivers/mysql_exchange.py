@@ -302,6 +302,12 @@ class MySQLExchange(DriverConnection):
             with suppress(RuntimeError):  # no loop runs any more: nothing can be sent
                 self._driver.order_kill(self)
 
+    def abandon_raw(self) -> None:
+        """Close, and have the server end what it may still be doing."""
+        self._drop()
+        with suppress(RuntimeError):  # no loop runs any more
+            self._driver.order_kill(self)
+
     def _forget(self, cursor: MySQLCursor) -> None:
         cursor.detach()
         if self._cursor is cursor:

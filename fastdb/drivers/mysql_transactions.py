@@ -144,6 +144,15 @@ class MySQLTransactions(MySQLExchange):
             self._rolled_back = True
             self._lost = f"rolled back by the server (error {number_of(error)})"
 
+    def note_implicit_commit(self) -> bool:
+        """Return whether a statement that others ran has committed the transaction."""
+        if not self._begun or self.in_transaction or not self.is_open:
+            return False
+        if not self._lost:
+            self._lost = "committed by a statement which commits implicitly"
+            self._committed_implicitly = True
+        return True
+
     async def savepoint(self) -> None:
         """Open a savepoint inside the innermost one."""
         self._check_still_open("open a savepoint")

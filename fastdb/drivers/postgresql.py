@@ -50,6 +50,7 @@ class PostgreSQLDriver(Driver):
     """
 
     dialect: ClassVar[str] = "postgresql"
+    package: ClassVar[str] = "asyncpg"
     paramstyle: ClassVar[str] = "numeric_dollar"
     streams_apart: ClassVar[bool] = True
 
@@ -79,6 +80,13 @@ class PostgreSQLDriver(Driver):
 
             self._dialect = make_dialect(self._server_version, self)
         return self._dialect
+
+    @classmethod
+    def dialect_parts(cls, base: type[Any]) -> dict[str, Any]:
+        """Return what reads and writes JSON without codecs that SQLAlchemy would set."""
+        from fastdb.drivers.postgresql_dialect import synchronous_parts
+
+        return synchronous_parts(base)
 
     async def connect(self) -> PostgreSQLConnection:
         """Open a connection and run ``init`` on it."""

@@ -59,6 +59,7 @@ class SQLiteDriver(Driver):
     """Open connections to one SQLite database, a file or in memory."""
 
     dialect: ClassVar[str] = "sqlite"
+    package: ClassVar[str] = "aiosqlite"
     paramstyle: ClassVar[str] = "qmark"
     streams_apart: ClassVar[bool] = False
 
@@ -327,6 +328,9 @@ class SQLiteConnection(DriverConnection):
             await self._worker.run_to_end(self._session.rollback_to_savepoint)
 
     # -- the connection's life
+
+    def abandon_raw(self) -> None:
+        """Leave it to be rolled back: its thread ends the job that nobody waits for."""
 
     def is_alive(self, *, look: bool = True) -> bool:
         """Return whether the connection is open; a file cannot hang up."""
