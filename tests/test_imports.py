@@ -40,6 +40,7 @@ MAY_IMPORT = {
     "synchronous transaction turns",
     "database": "exceptions drivers _speedups compiler options pool queries connection transaction "
     "turns url",
+    "testing": "database drivers.sqlite exceptions options testing url",
     "core": "connection database transaction url",
     "interfaces": "_speedups",
     "": "_speedups connection core database exceptions interfaces queries transaction url",
