@@ -70,6 +70,8 @@ class StoredNumber:
 
     def __call__(self, value: Any) -> Any:
         """Return the float."""
+        if isinstance(value, Decimal) and value.is_nan():
+            refuse_nan()  # float() takes no signalling one
         number = to_float(value)
         if number is None:
             return None

@@ -134,9 +134,9 @@ def _sqlite_forms() -> dict[type, Callable[[Any], Any]]:
 def _sqlite_decimal(value: decimal.Decimal) -> float:
     from decimal import Decimal
 
-    number = float(value)
-    if number != number:
+    if value.is_nan():
         refuse_nan()
+    number = float(value)
     if value.is_finite() and Decimal(repr(number)) != value:
         raise DataError(
             f"SQLite keeps some 15 digits of a number, and {value} has more; pass a str or a float"
