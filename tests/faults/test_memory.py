@@ -303,8 +303,9 @@ async def test_iterating_takes_constant_memory(database: fastdb.Database, where:
             source = await stack.enter_async_context(database.connection())
         elif where == "transaction":
             await stack.enter_async_context(database.transaction())
-        async for _ in source.iterate(query):  # what is made once
-            break
+        async with contextlib.aclosing(source.iterate(query)) as rows:  # what is made once
+            async for _ in rows:
+                break
         gc.collect()
         tracemalloc.start()
         try:
