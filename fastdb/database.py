@@ -24,6 +24,7 @@ from fastdb.queries import (
 )
 from fastdb.transaction import Transaction, current_task
 from fastdb.url import DatabaseURL
+from fastdb.url_secrets import concealed, hiding_frames
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Coroutine
@@ -104,6 +105,7 @@ class Database(Queries):
             await database.fetch_all("SELECT * FROM notes WHERE id > :id", {"id": 7})
     """
 
+    @hiding_frames
     def __init__(
         self,
         url: str | DatabaseURL | sqlalchemy.URL,
@@ -127,7 +129,9 @@ class Database(Queries):
         self.url = DatabaseURL(url)
         self.options = dict(options)
         self._force_rollback = boolean("force_rollback", force_rollback)
-        self.settings, driver_options = split_options(self.url.options, options)
+        self.settings, driver_options = split_options(
+            concealed(self.url.options), concealed(options)
+        )
         driver_class = load_driver(self.url.scheme)
         self._driver: Driver = driver_class(self.url, driver_options)
         self._query_level = logging.INFO if self.settings.echo else logging.DEBUG

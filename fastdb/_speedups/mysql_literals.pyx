@@ -446,7 +446,7 @@ cdef class StatementWriter:
             if PyFloat_CheckExact(value) and put_float(buffer, PyFloat_AS_DOUBLE(value)):
                 return True
         elif kind == DATETIME:
-            if dates.is_exact_datetime(value):
+            if dates.is_naive_datetime(value):
                 put_datetime(buffer, value)
                 return True
         elif kind == DATE:
@@ -454,7 +454,7 @@ cdef class StatementWriter:
                 put_date(buffer, value)
                 return True
         elif kind == TIME:
-            if dates.is_exact_time(value):
+            if dates.is_naive_time(value):
                 put_time(buffer, value)
                 return True
         elif kind == BYTES:

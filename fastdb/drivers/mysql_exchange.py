@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastdb.drivers.base import CANCEL_SECONDS, DriverConnection
 from fastdb.drivers.mysql_errors import FATAL, INTERRUPTED, is_server_error, number_of, translate
+from fastdb.drivers.mysql_options import UNSAFE_CHARSETS, check_charset
 from fastdb.exceptions import ConnectionFailedError, DataError, Error, InternalError
 
 if TYPE_CHECKING:
-    from fastdb._speedups import QueryPlan
+    from fastdb._speedups import QueryPlan, StatementWriter
     from fastdb.drivers.base import Args
     from fastdb.drivers.mysql_base import MySQLBaseDriver
     from fastdb.drivers.mysql_cursor import MySQLCursor
@@ -93,8 +94,8 @@ class MySQLExchange(DriverConnection):
         """
         raw, driver = self.raw, self._driver
         return self.fitting(
-            driver.writer.statement(
-                sql, args, driver.encoders(raw), raw._encoding, self.backslashes
+            self._writer.statement(
+                sql, args, driver.encoders(raw), self._encoding(), self.backslashes
             )
         )
 
@@ -105,9 +106,22 @@ class MySQLExchange(DriverConnection):
             DataError: A value cannot be sent.
         """
         raw, driver = self.raw, self._driver
-        return driver.writer.rows(
-            group, rows, start, size, driver.encoders(raw), raw._encoding, self.backslashes
+        return self._writer.rows(
+            group, rows, start, size, driver.encoders(raw), self._encoding(), self.backslashes
         )
+
+    @property
+    def _writer(self) -> StatementWriter:
+        # A session that may have been changed may read in another charset than is known here.
+        driver = self._driver
+        return driver.careful_writer(self.raw._encoding) if self.dirty else driver.writer
+
+    def _encoding(self) -> str:
+        """Return the codec of the connection's charset, which the user may have changed."""
+        encoding: str = self.raw._encoding
+        if encoding in UNSAFE_CHARSETS:
+            check_charset(encoding)
+        return encoding
 
     def fitting(self, statement: bytes) -> bytes:
         """Return a statement that the server takes.

@@ -24,6 +24,7 @@ from fastdb.drivers.postgresql_connection import LEXICAL, PostgreSQLConnection
 from fastdb.drivers.postgresql_options import OPTION_NAMES, connect_arguments
 from fastdb.drivers.postgresql_raw import TaggedConnection
 from fastdb.drivers.postgresql_wakeup import PromptLoop
+from fastdb.url_secrets import revealed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -121,7 +122,9 @@ class PostgreSQLDriver(Driver):
         """Open a connection of asyncpg, which one cancelled half-way would leave open."""
         loop = asyncio.get_running_loop()
         task: asyncio.Task[TaggedConnection] = loop.create_task(
-            asyncpg.connect(**keywords, loop=PromptLoop(loop), connection_class=TaggedConnection)
+            asyncpg.connect(
+                **revealed(keywords), loop=PromptLoop(loop), connection_class=TaggedConnection
+            )
         )
         try:
             return await asyncio.shield(task)

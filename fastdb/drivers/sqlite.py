@@ -81,11 +81,14 @@ class SQLiteDriver(Driver):
 
     def sqlalchemy_dialect(self) -> Dialect:
         """Return SQLAlchemy's dialect for ``sqlite3``."""
-        from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+        from fastdb.compiler import sqlite_dialect
 
         # Where sqlite3 makes dates itself, SQLAlchemy must not try to read them as text.
         native = bool(self.settings.connect["detect_types"] & sqlite3.PARSE_DECLTYPES)
-        return SQLiteDialect_pysqlite(paramstyle="qmark", dbapi=sqlite3, native_datetime=native)
+        dialect: Dialect = sqlite_dialect()(
+            paramstyle="qmark", dbapi=sqlite3, native_datetime=native
+        )
+        return dialect
 
     async def connect(self) -> SQLiteConnection:
         """Open a connection with a thread of its own."""
