@@ -310,6 +310,9 @@ class Connection(Queries):
 
     async def _usable(self) -> DriverConnection:
         """Return the leased connection, or another where it was lost outside a transaction."""
+        if self._lease.connection is None and not self._turns.stack:
+            # Whoever was to replace it, while this one waited for its turn, did not get another.
+            await self._lease.lease_anew()
         connection = self._lease.leased()
         if self._turns.stack or connection.is_still_alive():
             return connection

@@ -174,6 +174,39 @@ async def test_a_held_connection_is_replaced_outside_a_transaction(remote: Remot
             assert await connection.fetch_val("SELECT 3") == 3
 
 
+@pytest.mark.parametrize("fault", ["cancelled", "refused"])
+async def test_who_waited_for_a_connection_that_was_lost_gets_another(
+    remote: Remote, fault: str
+) -> None:
+    """Also where whoever came before has failed to lease it."""
+    async with (
+        fastdb.Database(remote.url, max_size=2) as database,
+        database.connection() as connection,
+    ):
+        running, first, second = (
+            asyncio.create_task(connection.fetch_val(query))
+            for query in (remote.sleep, "SELECT 1", "SELECT 2")
+        )
+        await eventually(lambda: remote.running("sleep(20") == 1, "the query's start")
+        remote.proxy.refuses = fault == "refused"
+        remote.proxy.latency = 0.02
+        accepted = remote.proxy.accepted
+        remote.proxy.cut()
+        await eventually(lambda: remote.proxy.accepted > accepted, "the next connect")
+        if fault == "cancelled":
+            first.cancel()
+        results = await asyncio.gather(running, first, second, return_exceptions=True)
+        assert isinstance(results[0], fastdb.DatabaseError)
+        if fault == "cancelled":
+            assert isinstance(results[1], asyncio.CancelledError)
+            assert results[2] == 2
+        else:
+            assert isinstance(results[1], fastdb.ConnectionFailedError)
+            assert isinstance(results[2], fastdb.ConnectionFailedError)
+        remote.proxy.refuses = False
+        assert await connection.fetch_val("SELECT 3") == 3
+
+
 async def test_execute_many_that_is_cut_leaves_nothing(remote: Remote) -> None:
     async with fastdb.Database(remote.url) as database:
         await database.execute("CREATE TABLE notes (id int primary key, text text)")
