@@ -317,6 +317,7 @@ class MySQLExchange(DriverConnection):
 
     def _drop(self) -> None:
         if self._cursor is not None:
+            self._cursor.cut_off()
             self._forget(self._cursor)
         transport = self._driver.transport(self.raw)
         if transport is not None:

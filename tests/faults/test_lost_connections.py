@@ -123,6 +123,41 @@ async def test_an_iteration_that_is_cut_off_says_so(
         assert is_whole(database)
 
 
+@pytest.mark.parametrize("reason", ["disconnect", "cancelled query"])
+async def test_an_iteration_whose_body_costs_the_connection_says_so(
+    remote: Remote, reason: str
+) -> None:
+    """What is in memory already is not taken for the whole."""
+    seen = 0
+
+    async def spoil(connection: fastdb.Database | fastdb.Connection) -> None:
+        if reason == "disconnect":
+            await asyncio.create_task(database.disconnect(timeout=0.05))
+            return
+        remote.proxy.stall()  # on MySQL, the query would first have the rest read into memory
+        with pytest.raises(TimeoutError):
+            await connection.fetch_val("SELECT 1", timeout=0.1)
+        remote.proxy.resume()
+
+    async def iterate(connection: fastdb.Database | fastdb.Connection) -> None:
+        nonlocal seen
+        async for _ in connection.iterate(series(remote.dialect), batch_size=50):
+            seen += 1
+            if seen == 60:
+                await spoil(connection)
+
+    async def iterate_on_a_held_connection() -> None:
+        async with database.connection() as connection:
+            await iterate(connection)
+
+    database = fastdb.Database(remote.url)
+    await database.connect()
+    with pytest.raises(fastdb.Error):
+        await (iterate(database) if reason == "disconnect" else iterate_on_a_held_connection())
+    assert seen < ROWS
+    await database.disconnect()
+
+
 @pytest.mark.parametrize("moment", ["statement", "commit", "body"])
 async def test_a_transaction_that_is_cut_is_not_there(remote: Remote, moment: str) -> None:
     async with fastdb.Database(remote.url) as database:
