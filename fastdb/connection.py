@@ -166,9 +166,7 @@ class Connection(Queries):
             if outermost:
                 await connection.commit()
             else:
-                cancellation = await to_its_end(
-                    connection.release_savepoint(), connection.terminate
-                )
+                cancellation = await to_its_end(connection.release_savepoint(), connection)
         except BaseException:
             try:
                 if outermost:
@@ -199,15 +197,11 @@ class Connection(Queries):
         try:
             if index == 0:
                 if connection.is_alive() or connection.in_transaction:
-                    cancellation = await to_its_end(
-                        connection.rollback(), connection.terminate, bound
-                    )
+                    cancellation = await to_its_end(connection.rollback(), connection, bound)
             else:
                 for _ in self._turns.stack[index:]:
                     cancellation = (
-                        await to_its_end(
-                            connection.rollback_to_savepoint(), connection.terminate, bound
-                        )
+                        await to_its_end(connection.rollback_to_savepoint(), connection, bound)
                         or cancellation
                     )
         except BaseException as error:
@@ -310,6 +304,9 @@ class Connection(Queries):
 
     async def _usable(self) -> DriverConnection:
         """Return the leased connection, or another where it was lost outside a transaction."""
+        if self._lease.connection is None and not self._turns.stack:
+            # Whoever was to replace it, while this one waited for its turn, did not get another.
+            await self._lease.lease_anew()
         connection = self._lease.leased()
         if self._turns.stack or connection.is_still_alive():
             return connection

@@ -99,7 +99,7 @@ class Lease:
             return
         self.holds += 1
         try:
-            await self._acquire()
+            await self.lease_anew()
         except BaseException:
             # Whoever leased it meanwhile may be gone by now.
             await self.unhold()
@@ -129,7 +129,7 @@ class Lease:
         # Given back first: in a full pool, the other one takes its place.
         self.leased().suspect = True
         await self.give_back()
-        await self._acquire()
+        await self.lease_anew()
 
     async def give_back(self) -> None:
         """Return the driver connection, if one is leased; whoever comes next leases anew."""
@@ -139,8 +139,8 @@ class Lease:
             assert self.pool is not None
             await self.pool.release(connection)
 
-    async def _acquire(self) -> None:
-        """Lease a driver connection, where nobody has done so meanwhile."""
+    async def lease_anew(self) -> None:
+        """Lease a driver connection for those who hold, where nobody has done so meanwhile."""
         if self._acquiring is None:
             self._acquiring = asyncio.Lock()
         async with self._acquiring:

@@ -16,9 +16,12 @@ __all__ = ["StatementGuard", "open_savepoint"]
 
 async def open_savepoint(connection: DriverConnection) -> None:
     """Open a savepoint; where that is cancelled, none is left."""
-    cancellation = await to_its_end(connection.savepoint(), connection.terminate)
+    if not connection.remote:
+        await connection.savepoint()  # which may wait for a lock, and is stopped as a query is
+        return
+    cancellation = await to_its_end(connection.savepoint(), connection)
     if cancellation is not None:
-        await to_its_end(connection.rollback_to_savepoint(), connection.terminate)
+        await to_its_end(connection.rollback_to_savepoint(), connection)
         raise cancellation
 
 
@@ -50,7 +53,7 @@ class StatementGuard:
         else:
             run = connection.rollback_to_savepoint()
         try:
-            cancellation = await to_its_end(run, connection.terminate)
+            cancellation = await to_its_end(run, connection)
         except BaseException as error:
             if exc_type is None:
                 raise

@@ -22,7 +22,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Mapping
+    from collections.abc import Awaitable, Iterator, Mapping
 
     from sqlalchemy.engine import Dialect
 
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 #: socket is a system call, which costs as much as all else that the pool does for a query.
 RECENTLY: Final = 0.001
 
-#: Seconds that go on being given to a command which must not be cut off, once it was cancelled.
+#: Seconds that go on being given to a command which must not be cut off, once it was cancelled;
+#: where a network is between, CANCEL_SECONDS.
 PATIENCE: Final = 1.0
 
 #: Seconds that a cancelled caller waits for a connection to be brought in order. Where the network
@@ -315,7 +316,7 @@ class DriverConnection(ABC):
 
 
 async def to_its_end(
-    run: Awaitable[None], cut: Callable[[], object], bound: float | None = None
+    run: Awaitable[None], connection: DriverConnection, bound: float | None = None
 ) -> asyncio.CancelledError | None:
     """Await `run`, also when cancelled; return the cancellation, which the caller has to raise.
 
@@ -324,18 +325,19 @@ async def to_its_end(
 
     Args:
         run: A short command.
-        cut: Makes it fail; called where it does not end soon after the cancellation.
-        bound: Seconds after which it is called in any case; None waits for ever.
+        connection: Runs it; cut where it does not end soon after the cancellation.
+        bound: Seconds after which it is cut in any case; None waits for ever.
     """
     task = asyncio.ensure_future(run)
     cancellation: asyncio.CancelledError | None = None
     while not task.done():
         seconds = bound
         if cancellation is not None:
-            seconds = PATIENCE if bound is None else min(bound, PATIENCE)
+            patience = CANCEL_SECONDS if connection.remote else PATIENCE
+            seconds = patience if bound is None else min(bound, patience)
         try:
             if not (await asyncio.wait((task,), timeout=seconds))[0]:
-                cut()
+                connection.terminate()
         except asyncio.CancelledError as error:
             cancellation = error
     try:

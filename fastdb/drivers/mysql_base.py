@@ -10,7 +10,7 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from fastdb.drivers.base import Driver
+from fastdb.drivers.base import CANCEL_SECONDS, Driver
 from fastdb.drivers.mysql_connection import MySQLConnection
 from fastdb.drivers.mysql_errors import number_of, translate
 from fastdb.drivers.mysql_exchange import MySQLExchange, ServerFacts
@@ -172,7 +172,7 @@ class MySQLBaseDriver(Driver):
         if isinstance(error, asyncio.CancelledError) and thread_id:
             # init_command may be running.
             connection = self.make_connection(raw)
-            await self.kill(connection)
+            await self.kill(connection, seconds=CANCEL_SECONDS)
 
     def _refused(self, number: int | None, reason: str, cause: BaseException) -> Error:
         """Return the one error of a connect that failed: where to, as whom, and why."""
@@ -242,7 +242,7 @@ class MySQLBaseDriver(Driver):
     async def _kill_ordered(self) -> None:
         connection: MySQLConnection | None = None
         try:
-            async with asyncio.timeout(_KILL_SECONDS):
+            async with asyncio.timeout(_KILL_SECONDS) as scope:
                 password = await self._password()
                 arguments = self._arguments(password)
                 for name in ("init_command", "sql_mode", self.database_argument):
@@ -251,6 +251,8 @@ class MySQLBaseDriver(Driver):
                 facts = connection.facts
                 assert facts is not None
                 while self._orders:
+                    # For each: a server that answers gets through however many there are.
+                    scope.reschedule(asyncio.get_running_loop().time() + _KILL_SECONDS)
                     order = self._orders[0]
                     # Behind a load balancer the number may be another server's: somebody else's.
                     killed = order.server in (None, (facts.hostname, facts.port))

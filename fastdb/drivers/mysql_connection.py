@@ -167,6 +167,9 @@ class MySQLConnection(MySQLTransactions):
                     await self.read_rows(cursor, result, _DRAINED_ROWS)
         except Error:
             pass  # nobody asks for this result any more; 1317 is what the kill makes of it
+        except BaseException:
+            self.terminate()  # the kill may be still to come, and would hit what is run next
+            raise
         finally:
             self._forget(cursor)
         if self.is_open:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fastdb.drivers.base import DriverCursor
-from fastdb.exceptions import Error
+from fastdb.exceptions import ConnectionFailedError, Error
 
 if TYPE_CHECKING:
     from fastdb._speedups import QueryPlan, Record
@@ -61,6 +61,9 @@ class MySQLCursor(DriverCursor):
             self._error = error
             if not self._connection.is_open:
                 raise
+        except BaseException:  # cancelled: the connection is cut
+            self._error = _cut_off()
+            raise
 
     async def close(self) -> None:
         """Give the result up; the connection is then ready for other statements."""
@@ -71,3 +74,13 @@ class MySQLCursor(DriverCursor):
     def detach(self) -> None:
         """Note that nothing more comes from the server."""
         self._result = None
+
+    def cut_off(self) -> None:
+        """Note that the connection is closed; what is here already is not the whole."""
+        if self._result is not None:
+            self._result = None
+            self._error = _cut_off()
+
+
+def _cut_off() -> Error:
+    return ConnectionFailedError("the connection was closed before the end of the result")

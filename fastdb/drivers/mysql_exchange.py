@@ -150,10 +150,12 @@ class MySQLExchange(DriverConnection):
             if result.has_next:
                 await self._end_of_results(result)
         except BaseException as error:
-            of_users = plan is not None
-            if of_users and isinstance(error, asyncio.CancelledError) and self.in_transaction:
-                if not await self._interrupt():
-                    self.terminate()
+            if (
+                plan is not None  # a statement of the user's
+                and isinstance(error, asyncio.CancelledError)
+                and self.in_transaction
+            ):
+                await self._interrupt()
                 raise
             translated = await self._after_failure(error)
             if translated is None:
@@ -236,33 +238,38 @@ class MySQLExchange(DriverConnection):
             return None  # raised by a decoder of the user's
         return InternalError(f"the server's answer cannot be read: {error!r}")
 
-    async def _interrupt(self) -> bool:
-        """Have the server end a cancelled statement; return whether its transaction goes on.
+    async def _interrupt(self) -> None:
+        """Have the server end a cancelled statement alone, or else cut the connection with it.
 
         Elsewhere than in a transaction, a new connection costs no more than this.
         """
-        driver = self._driver
+        goes_on = False
         try:
             async with asyncio.timeout(CANCEL_SECONDS):
-                killed = driver.order_kill(self, query_only=True)
-                await asyncio.wait((killed,))
-                if not (killed.result() and await driver.rest_of_answer(self.raw)):
-                    return False
-                # A kill that came after the statement's end hits what comes next.
-                for _ in range(2):
-                    try:
-                        result = await driver.exchange(self.raw, b"DO 0", None, None)
-                    except driver.base_error as error:
-                        if number_of(error) != INTERRUPTED:
-                            return False
-                    else:
-                        self.raw.server_status = result.server_status
-                        return self.in_transaction
+                goes_on = await self._kill_statement()
         except TimeoutError:
             pass
-        except BaseException:
-            self.terminate()
-            raise
+        finally:
+            if not goes_on:
+                self.terminate()
+
+    async def _kill_statement(self) -> bool:
+        """Kill the statement that was cancelled; return whether its transaction goes on."""
+        driver = self._driver
+        killed = driver.order_kill(self, query_only=True)
+        await asyncio.wait((killed,))
+        if not (killed.result() and await driver.rest_of_answer(self.raw)):
+            return False
+        # A kill that came after the statement's end hits what comes next.
+        for _ in range(2):
+            try:
+                result = await driver.exchange(self.raw, b"DO 0", None, None)
+            except driver.base_error as error:
+                if number_of(error) != INTERRUPTED:
+                    return False
+            else:
+                self.raw.server_status = result.server_status
+                return self.in_transaction
         return False
 
     async def _refresh_status(self) -> None:
@@ -330,6 +337,7 @@ class MySQLExchange(DriverConnection):
 
     def _drop(self) -> None:
         if self._cursor is not None:
+            self._cursor.cut_off()
             self._forget(self._cursor)
         transport = self._driver.transport(self.raw)
         if transport is not None:

@@ -354,12 +354,13 @@ class PostgreSQLConnection(DriverConnection):
         """Wait until a cancelled statement has ended on the server; else cut the connection.
 
         asyncpg sends the cancellation on its own, and lets no other statement begin before it is
-        acknowledged; it waits without end for that.
+        acknowledged; before 0.32 it waits without end for that, whatever the timeout.
         """
         if self.raw.is_closed():
             return
         try:
-            await self.raw.execute("SELECT 1", timeout=CANCEL_SECONDS)
+            async with asyncio.timeout(CANCEL_SECONDS):
+                await self.raw.execute("SELECT 1")
         except asyncpg.PostgresError:
             pass  # an answer all the same: the transaction has failed
         except BaseException:  # no answer in time, or cancelled again

@@ -576,6 +576,27 @@ async def test_a_cursor_that_is_given_up_keeps_the_transaction(notes: Session) -
     assert notes.connection.is_alive()
 
 
+async def test_a_cursor_whose_close_is_cancelled_leaves_no_kill_to_what_follows(
+    notes: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection, killing = notes.connection, asyncio.Event()
+
+    async def kill(*args: Any, **options: Any) -> bool:
+        killing.set()
+        return await asyncio.Event().wait()
+
+    await connection.begin(TransactionOptions())
+    cursor = await notes.cursor(HUGE)
+    await cursor.fetch(1)
+    monkeypatch.setattr(connection._driver, "kill", kill)
+    closing = asyncio.create_task(cursor.close())
+    await killing.wait()
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    assert not connection.is_open
+
+
 async def test_a_statement_without_rows_through_a_cursor(notes: Session) -> None:
     cursor = await notes.cursor("INSERT INTO notes (text) VALUES ('a')")
     assert await cursor.fetch(5) == []

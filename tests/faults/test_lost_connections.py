@@ -123,6 +123,41 @@ async def test_an_iteration_that_is_cut_off_says_so(
         assert is_whole(database)
 
 
+@pytest.mark.parametrize("reason", ["disconnect", "cancelled query"])
+async def test_an_iteration_whose_body_costs_the_connection_says_so(
+    remote: Remote, reason: str
+) -> None:
+    """What is in memory already is not taken for the whole."""
+    seen = 0
+
+    async def spoil(connection: fastdb.Database | fastdb.Connection) -> None:
+        if reason == "disconnect":
+            await asyncio.create_task(database.disconnect(timeout=0.05))
+            return
+        remote.proxy.stall()  # on MySQL, the query would first have the rest read into memory
+        with pytest.raises(TimeoutError):
+            await connection.fetch_val("SELECT 1", timeout=0.1)
+        remote.proxy.resume()
+
+    async def iterate(connection: fastdb.Database | fastdb.Connection) -> None:
+        nonlocal seen
+        async for _ in connection.iterate(series(remote.dialect), batch_size=50):
+            seen += 1
+            if seen == 60:
+                await spoil(connection)
+
+    async def iterate_on_a_held_connection() -> None:
+        async with database.connection() as connection:
+            await iterate(connection)
+
+    database = fastdb.Database(remote.url)
+    await database.connect()
+    with pytest.raises(fastdb.Error):
+        await (iterate(database) if reason == "disconnect" else iterate_on_a_held_connection())
+    assert seen < ROWS
+    await database.disconnect()
+
+
 @pytest.mark.parametrize("moment", ["statement", "commit", "body"])
 async def test_a_transaction_that_is_cut_is_not_there(remote: Remote, moment: str) -> None:
     async with fastdb.Database(remote.url) as database:
@@ -172,6 +207,39 @@ async def test_a_held_connection_is_replaced_outside_a_transaction(remote: Remot
         assert await connection.fetch_val("SELECT 2") == 2
         async with connection.transaction():
             assert await connection.fetch_val("SELECT 3") == 3
+
+
+@pytest.mark.parametrize("fault", ["cancelled", "refused"])
+async def test_who_waited_for_a_connection_that_was_lost_gets_another(
+    remote: Remote, fault: str
+) -> None:
+    """Also where whoever came before has failed to lease it."""
+    async with (
+        fastdb.Database(remote.url, max_size=2) as database,
+        database.connection() as connection,
+    ):
+        running, first, second = (
+            asyncio.create_task(connection.fetch_val(query))
+            for query in (remote.sleep, "SELECT 1", "SELECT 2")
+        )
+        await eventually(lambda: remote.running("sleep(20") == 1, "the query's start")
+        remote.proxy.refuses = fault == "refused"
+        remote.proxy.latency = 0.02
+        accepted = remote.proxy.accepted
+        remote.proxy.cut()
+        await eventually(lambda: remote.proxy.accepted > accepted, "the next connect")
+        if fault == "cancelled":
+            first.cancel()
+        results = await asyncio.gather(running, first, second, return_exceptions=True)
+        assert isinstance(results[0], fastdb.DatabaseError)
+        if fault == "cancelled":
+            assert isinstance(results[1], asyncio.CancelledError)
+            assert results[2] == 2
+        else:
+            assert isinstance(results[1], fastdb.ConnectionFailedError)
+            assert isinstance(results[2], fastdb.ConnectionFailedError)
+        remote.proxy.refuses = False
+        assert await connection.fetch_val("SELECT 3") == 3
 
 
 async def test_execute_many_that_is_cut_leaves_nothing(remote: Remote) -> None:

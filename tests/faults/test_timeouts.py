@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 import fastdb
+from fastdb.drivers import base
 from tests.faults.conftest import Remote, eventually, is_whole
+from tests.faults.proxy import Proxy
 
 SLOW = (
     "WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < 1000000000) "
@@ -180,6 +182,21 @@ async def test_a_wait_for_a_lock_is_stopped(database_url: str) -> None:
         assert is_whole(database)
 
 
+async def test_a_wait_for_a_lock_by_a_savepoint_is_stopped(sqlite_url: str) -> None:
+    """BEGIN travels with the savepoint, and nothing but that is given up."""
+    async with fastdb.Database(sqlite_url) as database:
+        await database.execute("CREATE TABLE notes (id integer)")
+        async with fastdb.Database(sqlite_url) as other, other.transaction():
+            await other.execute("INSERT INTO notes VALUES (1)")
+            async with database.transaction():
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.1):
+                        await database.transaction()
+        assert await database.fetch_val("SELECT count(*) FROM notes") == 1
+        assert database.pool.stats().opened == 1
+        assert is_whole(database)
+
+
 async def test_acquire_timeout(database_url: str) -> None:
     async with fastdb.Database(database_url, max_size=1, acquire_timeout=0.1) as database:
         done = asyncio.Event()
@@ -254,6 +271,26 @@ async def test_connecting_to_a_silent_server_ends_within_its_bound(remote: Remot
     await database.disconnect()
 
 
+async def test_a_connect_that_is_given_up_ends_soon(remote: Remote) -> None:
+    """It also does once the server has let us in, when a statement may be running there."""
+
+    async def until_it_asks() -> None:
+        await eventually(lambda: remote.connections() > 0, "the server's welcome")
+        remote.proxy.stall()
+
+    remote.proxy.latency = 0.05
+    database = fastdb.Database(remote.url)
+    stalling = asyncio.create_task(until_it_asks())
+    started = time.monotonic()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1):
+            await database.connect()
+    assert time.monotonic() - started < 4
+    await stalling
+    remote.proxy.resume()
+    await eventually(lambda: remote.connections() == 0, "the end of the connection")
+
+
 async def test_acquire_timeout_covers_a_connection_that_is_opened(remote: Remote) -> None:
     async with fastdb.Database(remote.url, max_size=2, acquire_timeout=0.2) as database:
         async with database.connection():
@@ -289,9 +326,23 @@ async def test_callers_with_less_time_than_connecting_takes_are_served_at_last(
         assert database.pool.stats().opened == 2
 
 
-@pytest.mark.parametrize("moment", ["body", "query", "savepoint", "iteration", "iteration body"])
-async def test_a_timeout_over_a_silent_network_ends_soon(remote: Remote, moment: str) -> None:
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "body",
+        "query",
+        "savepoint",
+        "savepoint's begin",
+        "savepoint's end",
+        "iteration",
+        "iteration body",
+    ],
+)
+async def test_a_timeout_over_a_silent_network_ends_soon(
+    remote: Remote, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing that is undone waits for an answer that never comes."""
+    monkeypatch.setattr(base, "PATIENCE", 20.0)  # which is for where no network is between
 
     async def body() -> None:
         async with database.transaction():
@@ -307,6 +358,12 @@ async def test_a_timeout_over_a_silent_network_ends_soon(remote: Remote, moment:
                     await database.execute("INSERT INTO notes VALUES (2)")
                     remote.proxy.stall()
                     await asyncio.sleep(20)
+            elif moment == "savepoint's begin":
+                remote.proxy.stall()
+                await database.transaction()
+            elif moment == "savepoint's end":
+                async with database.transaction():
+                    remote.proxy.stall()
 
     async def iterate() -> None:
         async for _ in database.iterate("SELECT * FROM notes", batch_size=10):
@@ -350,3 +407,18 @@ async def test_a_disconnect_while_connections_are_opened(remote: Remote) -> None
     assert isinstance(results[2], fastdb.NotConnectedError)
     assert isinstance(results[3], fastdb.NotConnectedError)
     await eventually(lambda: remote.connections() == 0, "the end of all connections")
+
+
+async def test_no_order_to_kill_is_forgotten_while_the_server_answers(
+    mysql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mysql_base = pytest.importorskip("fastdb.drivers.mysql_base")
+    async with Proxy(mysql_url) as proxy, fastdb.Database(proxy.url) as database:
+        proxy.latency = 0.02
+        monkeypatch.setattr(mysql_base, "_KILL_SECONDS", 1.0)
+        async with database.connection():
+            lease = database.connection()._lease
+            connection: Any = lease.leased()
+            # They take longer than that together.
+            orders = [connection._driver.order_kill(connection) for _ in range(40)]
+            assert await asyncio.gather(*orders) == [True] * 40
