@@ -63,9 +63,10 @@ def faults(session: nox.Session) -> None:
     """Run the fault suite five times over, in random order, with its storms at full size."""
     install(session, "test", form="FASTDB_REQUIRE_EXTENSIONS")
     env = {"FASTDB_REQUIRE_EXTENSIONS": "1", "FASTDB_STORM": "100000"}
+    # A storm of that size takes minutes.
+    command = ["python", "-m", "pytest", BACKENDS, "-o", "faulthandler_timeout=1800"]
     for _ in range(5):
-        command = ["python", "-m", "pytest", BACKENDS, *(session.posargs or ["tests/faults"])]
-        session.run(*command, env=env)
+        session.run(*command, *(session.posargs or ["tests/faults"]), env=env)
 
 
 @nox.session
