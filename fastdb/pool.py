@@ -311,6 +311,8 @@ class Pool:
         A caller who is cancelled leaves it to the next one. Else callers that have less time than
         it takes to connect would never get any, and never let another one have it.
         """
+        if self._closing:  # since the place was handed over
+            raise _disconnected()
         opening = self.loop.create_task(self._open_counted())
         self._openings.add(opening)
         opening.add_done_callback(self._openings.discard)

@@ -320,6 +320,25 @@ async def test_stats_count(database_url: str) -> None:
         assert database.pool.stats().idle == 1
 
 
+async def test_a_place_that_came_free_is_not_opened_after_a_disconnect(database_url: str) -> None:
+    database = fastdb.Database(database_url, max_size=1)
+    await database.connect()
+    pool = database.pool
+
+    async def ask() -> None:
+        await database.execute("SELECT 1")
+
+    async with database.connection() as connection:
+        waiter = asyncio.create_task(ask())
+        await asyncio.sleep(0)
+        assert pool.stats().waiting == 1
+        connection._lease.leased().terminate()
+    await database.disconnect()
+    with pytest.raises(fastdb.NotConnectedError):
+        await waiter
+    assert pool.stats().opened == 1
+
+
 async def test_disconnect_does_not_wait_for_vanished_holders(database_url: str) -> None:
     database = fastdb.Database(database_url)
     await database.connect()

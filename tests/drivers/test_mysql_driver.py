@@ -323,6 +323,28 @@ async def test_an_error_of_the_users_decoder_passes_and_closes(
     assert not session.connection.is_alive()
 
 
+async def test_a_decoder_that_fails_does_not_hide_a_cancellation(
+    opener: Opener, driver_class: type[MySQLBaseDriver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(value: Any) -> Any:
+        raise LookupError("no such number")
+
+    def too_late(*args: Any, **options: Any) -> asyncio.Future[bool]:
+        killed = asyncio.get_running_loop().create_future()
+        killed.set_result(True)
+        return killed
+
+    session = await opener(conv={**driver_class.converters.conversions, 246: refuse})
+    await session.connection.begin(TransactionOptions())
+    monkeypatch.setattr(session.connection._driver, "order_kill", too_late)
+    asking = asyncio.create_task(session.value("SELECT 1.5 + sleep(0.02)"))
+    await asyncio.sleep(0)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert not session.connection.is_open
+
+
 # -- results
 
 
