@@ -16,24 +16,35 @@ if TYPE_CHECKING:
     from fastdb.pool import Pool
     from fastdb.queries import Services
 
-__all__ = ["Lease"]
+__all__ = ["Holder", "Lease"]
 
 
 class Holder:
     """Who leases a driver connection. The pool keeps this, not the Connection.
 
     So a Connection that nobody refers to any more is collected, and gives its lease back.
+
+    Attributes:
+        name: The task's name.
+        place: Where it leased the connection, in asyncio's debug mode.
     """
 
-    __slots__ = ("name",)
+    __slots__ = ("name", "place")
 
     def __init__(self, name: str) -> None:
         """Name the task."""
         self.name = name
+        self.place = ""
 
     def __str__(self) -> str:
-        """Name the task."""
-        return f"task {self.name!r}"
+        """Name the task, and where it leased."""
+        return f"task {self.name!r}{self.place}"
+
+    def note_place(self) -> None:
+        """Note where the application is that leases now."""
+        from fastdb.holders import place_of_caller
+
+        self.place = place_of_caller()
 
 
 class Lease:
@@ -75,6 +86,15 @@ class Lease:
             raise NotConnectedError("the connection was returned to the pool; hold it again")
         return self.connection
 
+    def check_loop(self) -> None:
+        """Refuse another event loop than the one on which the connection was leased.
+
+        Raises:
+            EventLoopError: Another one is running.
+        """
+        if self.pool is not None and self.connection is not None:
+            self.pool.check_loop()
+
     def hold_at_once(self) -> bool:
         """Hold the connection, where that takes no waiting; return whether it did."""
         pool = self.pool
@@ -82,6 +102,7 @@ class Lease:
             if pool.loop is not asyncio.get_running_loop():
                 pool.check_loop()
         elif self.holds:
+            self._open_pool()  # raises on another event loop
             return False  # it is being leased
         else:
             self._acquiring = None  # it may be another event loop's
@@ -157,7 +178,9 @@ class Lease:
         return self._services._ready_pool()
 
     def _keep(self, pool: Pool, connection: DriverConnection) -> None:
-        connection.holder = self.holder
+        holder = connection.holder = self.holder
+        if pool.loop.get_debug():
+            holder.note_place()
         self.pool = pool
         self.connection = connection
         self._services._note_lease(1)

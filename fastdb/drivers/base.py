@@ -83,12 +83,14 @@ class Driver(ABC):
         dialect: SQLAlchemy's name of the dialect: ``postgresql``, ``mysql`` or ``sqlite``.
         paramstyle: SQLAlchemy's name of how parameters stand in the SQL that the driver takes.
         streams_apart: Whether an iteration outside a transaction takes a connection of its own.
+        survives_forks: Whether a forked process can open connections where its parent has some.
         single_connection: Whether the database lives on one connection (SQLite in memory).
     """
 
     dialect: ClassVar[str]
     paramstyle: ClassVar[str]
     streams_apart: ClassVar[bool] = True
+    survives_forks: ClassVar[bool] = True
     single_connection: bool = False
 
     @abstractmethod
@@ -290,6 +292,16 @@ class DriverConnection(ABC):
     @abstractmethod
     def terminate(self) -> None:
         """Close at once, without awaiting anything; what is not committed is lost."""
+
+    def descriptors(self) -> list[int]:
+        """Return the descriptors of sockets through which a fork could disturb its parent."""
+        return []
+
+
+def socket_descriptors(transport: Any) -> list[int]:
+    """Return the descriptor of a transport's socket, if it has one that is open."""
+    peer = None if transport is None else transport.get_extra_info("socket")
+    return [] if peer is None or peer.fileno() < 0 else [peer.fileno()]
 
 
 async def to_its_end(

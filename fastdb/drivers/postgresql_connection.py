@@ -20,6 +20,7 @@ from fastdb.drivers.base import (
     DriverConnection,
     Outcome,
     TransactionOptions,
+    socket_descriptors,
 )
 from fastdb.drivers.postgresql_cursors import BufferedCursor, HeldCursor, PortalCursor, records_of
 from fastdb.drivers.postgresql_errors import translate
@@ -475,6 +476,10 @@ class PostgreSQLConnection(DriverConnection):
     def terminate(self) -> None:
         """Cut the connection."""
         self.raw.terminate()
+
+    def descriptors(self) -> list[int]:
+        """Return the descriptor of the socket."""
+        return socket_descriptors(self._transport)
 
 
 def _look_at(task: asyncio.Future[Any]) -> None:
