@@ -16,7 +16,7 @@ from collections import Counter, deque
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from fastdb.drivers.base import CANCEL_SECONDS
+from fastdb.drivers.base import CANCEL_SECONDS, hang_up
 from fastdb.exceptions import EventLoopError, NotConnectedError, PoolTimeoutError
 from fastdb.holders import describe_holders
 from fastdb.pool_forks import disown_in_forks
@@ -206,7 +206,7 @@ class Pool:
                     await asyncio.wait(unfinished)
         except TimeoutError:
             logger.warning(
-                "%d connections were still in use after %s s and are cut",
+                "%d connections were still in use after %.3g s and are cut",
                 len(self._leased),
                 timeout,
             )
@@ -222,7 +222,10 @@ class Pool:
             if not self.loop.is_closed():
                 task.cancel()
         for connection in (*self._idle, *self._leased):
-            # On a loop that is closed already there may be nothing left to cut.
+            if self.loop.is_closed():
+                # Nothing there closes a socket any more, and the server would go on waiting.
+                for descriptor in connection.descriptors():
+                    hang_up(descriptor)
             with contextlib.suppress(RuntimeError):
                 connection.terminate()
             self._closed["disconnect"] += 1

@@ -17,6 +17,9 @@ Three rules hold for every operation:
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import socket
 from abc import ABC, abstractmethod
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
@@ -296,6 +299,12 @@ class DriverConnection(ABC):
     def descriptors(self) -> list[int]:
         """Return the descriptors of sockets through which a fork could disturb its parent."""
         return []
+
+
+def hang_up(descriptor: int) -> None:
+    """End a socket's connection; the socket itself is still to be closed."""
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as peer:
+        peer.shutdown(socket.SHUT_RDWR)
 
 
 def socket_descriptors(transport: Any) -> list[int]:
