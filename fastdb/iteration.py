@@ -98,5 +98,7 @@ async def iterate(
             raise
         await close()
     finally:
-        on._lease.check_loop()
-        await on._lease.unhold()
+        if on._lease.is_elsewhere():
+            on._lease.unhold_from_elsewhere()
+        else:
+            await on._lease.unhold()

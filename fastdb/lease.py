@@ -7,6 +7,7 @@ first leases a connection from the pool, the last gives it back.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
 from fastdb.exceptions import NotConnectedError
@@ -95,6 +96,15 @@ class Lease:
         if self.pool is not None and self.connection is not None:
             self.pool.check_loop()
 
+    def is_elsewhere(self) -> bool:
+        """Return whether the running event loop is another than the connection's."""
+        pool = self.pool
+        return (
+            pool is not None
+            and self.connection is not None
+            and pool.loop is not asyncio.get_running_loop()
+        )
+
     def hold_at_once(self) -> bool:
         """Hold the connection, where that takes no waiting; return whether it did."""
         pool = self.pool
@@ -144,6 +154,19 @@ class Lease:
             return
         self.holds -= 1
         await self.give_back()
+
+    def unhold_from_elsewhere(self) -> None:
+        """Give a hold up on the connection's own event loop, as soon as that runs."""
+        assert self.pool is not None
+        if not self.pool.inherited:
+            with contextlib.suppress(RuntimeError):  # it is closed
+                self.pool.loop.call_soon_threadsafe(self._unhold_soon)
+
+    def _unhold_soon(self) -> None:
+        if self.connection is not None:
+            self.connection.suspect = True  # what was under way there has not been ended
+        assert self.pool is not None
+        self.pool.spawn(self.unhold())
 
     async def replace(self) -> None:
         """Lease another driver connection in place of one that was lost."""

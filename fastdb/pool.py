@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 from collections import Counter, deque
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -93,8 +92,6 @@ class Pool:
         self._always_resets = options.reset == "always"
         #: So many connections may be open without a look at how long they idle.
         self._unreaped_size = options.max_size if options.idle_timeout is None else options.min_size
-        if options.max_lifetime is not None:
-            self._unreaped_size = 0
         self._retires = options.max_lifetime is not None or options.max_queries is not None
         self.loop = asyncio.get_running_loop()
         self.inherited = False
@@ -109,6 +106,7 @@ class Pool:
         self._background: set[asyncio.Task[None]] = set()
         self._openings: set[asyncio.Task[DriverConnection]] = set()
         self._reaper: asyncio.TimerHandle | None = None
+        self._retirements: dict[DriverConnection, asyncio.TimerHandle] = {}
         self._opened = 0
         self._closed: Counter[str] = Counter()
         self._waits = 0
@@ -174,6 +172,7 @@ class Pool:
                 # Called in any case, also where the wait is cancelled again.
                 task.add_done_callback(_terminate_opened)
             await asyncio.wait(tasks)
+            self._cancel_timers()
             raise
 
     async def close(self, timeout: float | None, spare: object | None = None) -> None:
@@ -184,9 +183,7 @@ class Pool:
             spare: Leases of this holder are not waited for (the caller's own).
         """
         self._closing = True
-        for timer in (self._reaper, self._expiry):
-            if timer is not None:
-                timer.cancel()
+        self._cancel_timers()
         while self._waiters:
             _, waiter = self._waiters.popleft()
             if not waiter.done():
@@ -212,6 +209,12 @@ class Pool:
             )
         finally:
             self.abandon()
+
+    def _cancel_timers(self) -> None:
+        for timer in (self._reaper, self._expiry, *self._retirements.values()):
+            if timer is not None:
+                timer.cancel()
+        self._retirements.clear()
 
     def abandon(self) -> None:
         """Cut every connection at once, also from outside the pool's event loop."""
@@ -250,7 +253,10 @@ class Pool:
             import random
 
             # Connections opened together must not all expire together.
-            connection.expires_at = now + self._options.max_lifetime * random.uniform(0.9, 1.0)
+            lifetime = self._options.max_lifetime * random.uniform(0.9, 1.0)
+            connection.expires_at = now + lifetime
+            retirement = self.loop.call_later(lifetime, self._retire, connection)
+            self._retirements[connection] = retirement
         return connection
 
     def _open_more(self) -> None:
@@ -290,7 +296,7 @@ class Pool:
         waiters = self._waiters
         while waiters and waiters[0][1].done():
             waiters.popleft()
-        if waiters and self._size < self._max_size and not self._closing:
+        if len(waiters) > len(self._openings) and self._size < self._max_size and not self._closing:
             self._open_more()
 
     def _first_waiter(self) -> asyncio.Future[DriverConnection] | None:
@@ -417,7 +423,7 @@ class Pool:
         """
         if self.put(connection):
             return
-        cleaning = self._spawn(self._clean(connection))
+        cleaning = self.spawn(self._clean(connection))
         # The caller waits only for what is usual. The connection is not lent before it is clean.
         deadline = monotonic() + CANCEL_SECONDS
         cancellation = None
@@ -511,16 +517,24 @@ class Pool:
         """Close a connection in good order, in the background, and free its place."""
         self._closed[reason] += 1
         self._leased.discard(connection)
+        self._forget_retirement(connection)
         if reason == "lost":
             connection.terminate()
         else:
-            self._spawn(_close(connection))
+            self.spawn(_close(connection))
         self._give_up_place()
         self._note_return()
+
+    def _forget_retirement(self, connection: DriverConnection) -> None:
+        if self._retirements:
+            retirement = self._retirements.pop(connection, None)
+            if retirement is not None:
+                retirement.cancel()
 
     def _drop(self, connection: DriverConnection, reason: str) -> None:
         """Cut a connection and free its place."""
         connection.terminate()
+        self._forget_retirement(connection)
         if connection in self._leased:
             self._closed[reason] += 1
             self._leased.discard(connection)
@@ -535,7 +549,8 @@ class Pool:
         with contextlib.suppress(RuntimeError):
             self.loop.call_soon_threadsafe(self._drop, connection, "unreturned")
 
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run what cleans up in a task of its own, which closing the pool waits for."""
         task = self.loop.create_task(coroutine)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
@@ -544,33 +559,30 @@ class Pool:
     # -- idle connections
 
     def _schedule_reaper(self) -> None:
-        """Look after the idle connections when the first of them is due to be closed."""
-        options = self._options
-        due = math.inf
-        if self._idle:
-            if options.max_lifetime is not None:
-                due = min(connection.expires_at for connection in self._idle)
-            if options.idle_timeout is not None and self._size > options.min_size:
-                due = min(due, self._idle[0].used_at + options.idle_timeout)
-        if due < math.inf:
-            self._reaper = self.loop.call_later(due - monotonic(), self._reap)
+        assert self._options.idle_timeout is not None
+        age = monotonic() - self._idle[0].used_at if self._idle else 0.0
+        self._reaper = self.loop.call_later(self._options.idle_timeout - age, self._reap)
 
     def _reap(self) -> None:
-        """Replace what is too old, and close what has idled for too long, down to `min_size`."""
+        """Close what has idled for too long, down to `min_size`; oldest first."""
         self._reaper = None
-        options = self._options
-        now = monotonic() + EARLY
-        if options.max_lifetime is not None:
-            for connection in [each for each in self._idle if each.expires_at <= now]:
-                self._idle.remove(connection)
-                self._discard(connection, "max_lifetime")
-        if options.idle_timeout is not None:
-            limit = now - options.idle_timeout
-            while self._idle and self._size > options.min_size and self._idle[0].used_at <= limit:
-                self._discard(self._idle.popleft(), "idle_timeout")
-        while self._size < options.min_size and options.max_lifetime is not None:
-            self._open_more()
-        self._schedule_reaper()
+        idle_timeout = self._options.idle_timeout
+        assert idle_timeout is not None
+        limit = monotonic() - idle_timeout + EARLY
+        while self._idle and self._size > self._options.min_size:
+            if self._idle[0].used_at > limit:
+                self._schedule_reaper()
+                return
+            self._discard(self._idle.popleft(), "idle_timeout")
+
+    def _retire(self, connection: DriverConnection) -> None:
+        """Replace a connection that is too old, if it idles; otherwise it goes when it returns."""
+        self._retirements.pop(connection, None)
+        if connection in self._idle:
+            self._idle.remove(connection)
+            self._discard(connection, "max_lifetime")
+            if self._size < self._options.min_size:
+                self._open_more()
 
     def _disown(self) -> list[DriverConnection]:
         """Leave everything to the parent of this process; return its connections."""

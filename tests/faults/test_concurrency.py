@@ -11,7 +11,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -227,8 +227,8 @@ async def test_methods_called_in_a_transaction_belong_to_it(
                     for each in values:
                         group.create_task(notes.execute(sql, each))
             elif way == "create_task":
-                for each in [asyncio.create_task(notes.execute(sql, each)) for each in values]:
-                    await each
+                for task in [asyncio.create_task(notes.execute(sql, each)) for each in values]:
+                    await task
             else:
                 for each in values:
                     await asyncio.shield(notes.execute(sql, each))
@@ -417,9 +417,7 @@ async def test_debug_mode_says_where_the_holders_leased(database_url: str, way: 
 
 
 async def test_single_queries_are_named_as_holders(database_url: str) -> None:
-    lasting, options = None, {}
-    if database_url.startswith("sqlite"):
-        options = {"timeout": 20}
+    options: dict[str, Any] = {"timeout": 20} if database_url.startswith("sqlite") else {}
     async with (
         fastdb.Database(database_url, max_size=1, acquire_timeout=0.2, **options) as database,
         fastdb.Database(database_url) as other,
@@ -484,6 +482,15 @@ def in_thread(function: Callable[[], Any]) -> Any:
     return result[0]
 
 
+def on_another_loop(use: Callable[[], Awaitable[Any]]) -> Any:
+    """Await what `use` gives on an event loop in a thread; return what that raises."""
+
+    async def work() -> None:
+        await use()
+
+    return in_thread(lambda: asyncio.run(work()))
+
+
 def uses(database: fastdb.Database) -> list[Callable[[], Coroutine[Any, Any, Any]]]:
     """Return what may be asked of a Database, each as a call."""
 
@@ -515,7 +522,7 @@ async def test_another_thread_is_told(database_url: str, force_rollback: bool) -
         for use in uses(database):
             background = [asyncio.create_task(echo(database, n)) for n in range(20)]
             async with asyncio.timeout(FAR):
-                result = await asyncio.to_thread(in_thread, lambda use=use: asyncio.run(use()))
+                result = await asyncio.to_thread(on_another_loop, use)
                 assert isinstance(result, fastdb.EventLoopError), (use, result)
                 assert await asyncio.gather(*background) == list(range(20))
         assert database.is_connected
@@ -545,11 +552,7 @@ async def test_what_is_open_may_not_be_ended_elsewhere(notes: fastdb.Database) -
             lambda: echo(connection, 1),
             next_row,
         ):
-
-            async def work(use: Callable[[], Any] = use) -> None:
-                await use()
-
-            result = await asyncio.to_thread(in_thread, lambda work=work: asyncio.run(work()))
+            result = await asyncio.to_thread(on_another_loop, use)
             assert isinstance(result, fastdb.EventLoopError | fastdb.TransactionError), result
         assert transaction.is_open
         assert await notes.fetch_val("SELECT count(*) FROM notes") == 1
@@ -571,7 +574,7 @@ async def test_figures_may_be_asked_for_by_any_thread(database_url: str) -> None
             return most
 
         watching = asyncio.create_task(asyncio.to_thread(watch))
-        for _ in range(20):
+        for _ in range(5):
             await asyncio.gather(*(echo(database, n) for n in range(100)))
         over.set()
         assert await watching <= 100
