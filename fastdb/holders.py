@@ -48,7 +48,8 @@ def describe_holders(leased: Iterable[DriverConnection]) -> str:
         queries = list(_running_queries(anonymous))
         named += queries
         if len(queries) < len(anonymous):
-            named.append(f"{len(anonymous) - len(queries)} by single queries")
+            count = len(anonymous) - len(queries)
+            named.append(f"{count} single quer{'y' if count == 1 else 'ies'}")
     return f", held by {'; '.join(named)}" if named else ""
 
 

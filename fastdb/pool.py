@@ -410,10 +410,10 @@ class Pool:
         """Say why nobody was served: who holds the connections."""
         opening = len(self._openings)
         return (
-            f"no connection came free within {timeout:g} s; "
+            f"no connection came free {'or could be opened ' if opening else ''}"
+            f"within {timeout:g} s; "
             f"{self._size - opening} of max_size={self._max_size} are in use"
-            + (f", {opening} could not be opened in that time" if opening else "")
-            + describe_holders(self._leased)
+            f"{describe_holders(self._leased)}"
         )
 
     async def release(self, connection: DriverConnection) -> None:

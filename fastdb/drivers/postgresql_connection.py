@@ -93,10 +93,11 @@ class PostgreSQLConnection(DriverConnection):
         self._transaction: Any = None
         self._savepoints: list[str] = []
         self._transport = raw.transport
-        self._poll = select.poll() if _POLLS else None
-        if self._poll is not None:
-            descriptor = self._transport.get_extra_info("socket").fileno()
-            self._poll.register(descriptor, select.POLLIN | _POLL_GONE)
+        self._poll = None
+        descriptors = self.descriptors()  # none where the server has hung up already
+        if _POLLS and descriptors:
+            self._poll = select.poll()
+            self._poll.register(descriptors[0], select.POLLIN | _POLL_GONE)
 
     # -- queries
 

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import fastdb
+from fastdb.holders import MAX_TASKS
 from tests.faults.conftest import Remote, eventually, is_whole
 
 #: Seconds that tell a hang from work.
@@ -436,6 +437,28 @@ async def test_single_queries_are_named_as_holders(database_url: str) -> None:
                 await echo(database, 1)
             assert "wait_for_the_lock" in str(caught.value)
         await lasting
+
+
+async def test_among_very_many_tasks_single_queries_are_only_counted(database_url: str) -> None:
+    leave = asyncio.Event()
+
+    async def setup(raw: Any) -> None:
+        if holding.done():
+            await leave.wait()
+
+    holding: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    async with fastdb.Database(
+        database_url, max_size=1, acquire_timeout=0.2, setup=setup
+    ) as database:
+        holding.set_result(None)
+        lasting = asyncio.create_task(echo(database, 1), name="the lasting query")
+        others = [asyncio.create_task(leave.wait()) for _ in range(MAX_TASKS)]
+        await asyncio.sleep(0)
+        with pytest.raises(fastdb.PoolTimeoutError, match="held by 1 single query") as caught:
+            await echo(database, 1)
+        assert "the lasting query" not in str(caught.value)
+        leave.set()
+        await asyncio.wait([*others, lasting])
 
 
 async def test_many_tasks_that_wait_in_vain_are_all_told(database_url: str) -> None:
