@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fastdb.drivers.base import Batch, Driver, DriverConnection, Outcome
     from fastdb.options import Options
     from fastdb.pool import Pool
+    from fastdb.sql_text import Lexical
 
     Query = str | ClauseElement
     Values = Mapping[Any, Any]
@@ -86,6 +87,9 @@ class Services(Protocol):
 
     def _note_lease(self, change: int) -> None:
         """Count the Connections that hold a lease."""
+
+    def _lexical(self) -> Lexical:
+        """Return the lexical rules of the server's SQL."""
 
     def _log_query(self, query: Query, values: object) -> None:
         """Write a query to the log."""

@@ -17,6 +17,9 @@ Three rules hold for every operation:
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import socket
 from abc import ABC, abstractmethod
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
@@ -85,6 +88,7 @@ class Driver(ABC):
         package: The driver's package.
         paramstyle: SQLAlchemy's name of how parameters stand in the SQL that the driver takes.
         streams_apart: Whether an iteration outside a transaction takes a connection of its own.
+        survives_forks: Whether a forked process can open connections where its parent has some.
         single_connection: Whether the database lives on one connection (SQLite in memory).
     """
 
@@ -92,6 +96,7 @@ class Driver(ABC):
     package: ClassVar[str]
     paramstyle: ClassVar[str]
     streams_apart: ClassVar[bool] = True
+    survives_forks: ClassVar[bool] = True
     single_connection: bool = False
 
     @abstractmethod
@@ -313,6 +318,22 @@ class DriverConnection(ABC):
     @abstractmethod
     def terminate(self) -> None:
         """Close at once, without awaiting anything; what is not committed is lost."""
+
+    def descriptors(self) -> list[int]:
+        """Return the descriptors of sockets through which a fork could disturb its parent."""
+        return []
+
+
+def hang_up(descriptor: int) -> None:
+    """End a socket's connection; the socket itself is still to be closed."""
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as peer:
+        peer.shutdown(socket.SHUT_RDWR)
+
+
+def socket_descriptors(transport: Any) -> list[int]:
+    """Return the descriptor of a transport's socket, if it has one that is open."""
+    peer = None if transport is None else transport.get_extra_info("socket")
+    return [] if peer is None or peer.fileno() < 0 else [peer.fileno()]
 
 
 async def to_its_end(

@@ -14,7 +14,7 @@ import select
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fastdb.drivers.base import CANCEL_SECONDS, DriverConnection
+from fastdb.drivers.base import CANCEL_SECONDS, DriverConnection, socket_descriptors
 from fastdb.drivers.mysql_errors import FATAL, INTERRUPTED, is_server_error, number_of, translate
 from fastdb.drivers.mysql_options import UNSAFE_CHARSETS, check_charset
 from fastdb.exceptions import ConnectionFailedError, DataError, Error, InternalError
@@ -314,6 +314,10 @@ class MySQLExchange(DriverConnection):
             self._poll = select.poll()
             self._poll.register(handle, select.POLLIN)
         return bool(self._poll.poll(0))
+
+    def descriptors(self) -> list[int]:
+        """Return the descriptor of the socket."""
+        return socket_descriptors(self._driver.transport(self.raw))
 
     def terminate(self) -> None:
         """Close at once, without awaiting anything; a running statement is killed."""

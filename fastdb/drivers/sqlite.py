@@ -62,6 +62,8 @@ class SQLiteDriver(Driver):
     package: ClassVar[str] = "aiosqlite"
     paramstyle: ClassVar[str] = "qmark"
     streams_apart: ClassVar[bool] = False
+    # The library takes the parent's locks for its own, and its threads may have held mutexes.
+    survives_forks: ClassVar[bool] = False
 
     def __init__(self, url: DatabaseURL, options: Mapping[str, Any]) -> None:
         """Check the options; the file is not touched."""
