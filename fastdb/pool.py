@@ -116,11 +116,6 @@ class Pool:
         if asyncio.get_running_loop() is not self.loop:
             raise other_loop()
 
-    @property
-    def closing(self) -> bool:
-        """Whether the pool no longer lends connections."""
-        return self._closing
-
     def stats(self) -> PoolStats:
         """Return the figures of this moment."""
         return PoolStats(
