@@ -193,7 +193,7 @@ class Pool:
         """Cut every connection at once, also from outside the pool's event loop."""
         self._closing = True
         for task in (*self._background, *self._openings):
-            if not self.loop.is_closed():
+            if not self.loop.is_closed():  # pragma: no branch: it ended with tasks left undone
                 task.cancel()
         for connection in (*self._idle, *self._leased):
             # On a loop that is closed already there may be nothing left to cut.

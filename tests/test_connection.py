@@ -257,10 +257,9 @@ async def test_a_wait_for_anothers_lease_that_is_cancelled_leaks_nothing(databas
 async def test_readable_repr(database: fastdb.Database) -> None:
     task = asyncio.current_task()
     assert task is not None
-    async with database.connection() as connection:
-        async with connection.transaction():
-            name = task.get_name()
-            assert repr(connection) == f"<Connection of {name!r} holding, 1 transactions open>"
+    async with database.connection() as connection, connection.transaction():
+        name = task.get_name()
+        assert repr(connection) == f"<Connection of {name!r} holding, 1 transactions open>"
     assert repr(connection) == f"<Connection of {name!r} idle, 0 transactions open>"
 
 

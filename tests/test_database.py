@@ -445,3 +445,44 @@ async def test_a_forced_rollback_is_not_waited_for_beyond_the_bound(
     with pytest.raises(fastdb.Error):
         await sleeping
     assert not database.is_connected
+
+
+async def test_statements_that_end_the_forced_transaction_are_told(postgresql_url: str) -> None:
+    async with fastdb.Database(postgresql_url) as plain:
+        await plain.execute("CREATE TABLE notes (id INTEGER PRIMARY KEY)")
+        for sql, error in (
+            ("ROLLBACK", None),
+            ("COMMIT; BEGIN", "savepoint"),
+            ("COMMIT; BEGIN; SELECT 1 / 0", "division by zero"),
+        ):
+            database = fastdb.Database(postgresql_url, force_rollback=True)
+            await database.connect()
+            if error is None:
+                await database.execute(sql)
+            else:
+                with pytest.raises(fastdb.DatabaseError, match=error):
+                    await database.execute(sql)
+            await database.disconnect()
+            assert not database.is_connected
+        assert await plain.fetch_val("SELECT count(*) FROM notes") == 0
+
+
+async def test_a_statement_cancelled_at_any_moment_leaves_the_forced_transaction(
+    postgresql_url: str,
+) -> None:
+    async with fastdb.Database(postgresql_url) as plain:
+        await plain.execute("CREATE TABLE notes (id INTEGER PRIMARY KEY)")
+        async with fastdb.Database(postgresql_url, force_rollback=True) as database:
+            for moment in range(120):
+                insert = database.execute("INSERT INTO notes VALUES (:id)", {"id": moment})
+                task = asyncio.create_task(insert)
+                for _ in range(moment):
+                    await asyncio.sleep(0)
+                task.cancel()
+                await asyncio.wait([task])
+                count = await database.fetch_val(
+                    "SELECT count(*) FROM notes WHERE id = :id", {"id": moment}
+                )
+                # Cancelled on its way back, the statement may have been done already.
+                assert count in ((0, 1) if task.cancelled() else (1,))
+        assert await plain.fetch_val("SELECT count(*) FROM notes") == 0

@@ -524,22 +524,23 @@ async def test_a_connection_that_does_not_close_in_good_order_is_cut(
 ) -> None:
     monkeypatch.setattr("fastdb.pool.CLEANUP_TIMEOUT", 0.05)
     caplog.set_level(logging.DEBUG, "fastdb")
-    async with Proxy(postgresql_url) as proxy:
-        async with fastdb.Database(proxy.url, max_queries=1) as database:
-            async with database.connection() as connection:
-                await connection.execute("SELECT 1")
-                proxy.stall()
-            async with asyncio.timeout(30):
-                while "did not close in good order" not in caplog.text:  # noqa: ASYNC110
-                    await asyncio.sleep(0.01)
-            proxy.resume()
-            assert await database.fetch_val("SELECT 1") == 1
+    async with (
+        Proxy(postgresql_url) as proxy,
+        fastdb.Database(proxy.url, max_queries=1) as database,
+    ):
+        async with database.connection() as connection:
+            await connection.execute("SELECT 1")
+            proxy.stall()
+        async with asyncio.timeout(30):
+            while "did not close in good order" not in caplog.text:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        proxy.resume()
+        assert await database.fetch_val("SELECT 1") == 1
 
 
 async def test_two_tasks_on_one_connection_lease_once(database_url: str) -> None:
-    async with fastdb.Database(database_url, max_size=3) as database:
-        async with database.connection():
-            shared = fastdb.Connection(database)
-            values = await asyncio.gather(*(shared.fetch_val("SELECT 1") for _ in range(3)))
-            assert values == [1, 1, 1]
-            assert database.pool.stats().opened == 2
+    async with fastdb.Database(database_url, max_size=3) as database, database.connection():
+        shared = fastdb.Connection(database)
+        values = await asyncio.gather(*(shared.fetch_val("SELECT 1") for _ in range(3)))
+        assert values == [1, 1, 1]
+        assert database.pool.stats().opened == 2

@@ -774,13 +774,15 @@ async def test_a_rollback_that_fails_hides_no_error_of_the_block(
 
         # The child's transaction does not end, so that the end of the block has no turn.
         with pytest.raises(ZeroDivisionError if fails else fastdb.TransactionError):
-            async with database.connection() as connection:
-                async with connection.transaction(force_rollback=True):
-                    await add(connection, 1)
-                    task = asyncio.create_task(child(connection))
-                    await started.wait()
-                    if fails:
-                        raise ZeroDivisionError
+            async with (
+                database.connection() as connection,
+                connection.transaction(force_rollback=True),
+            ):
+                await add(connection, 1)
+                task = asyncio.create_task(child(connection))
+                await started.wait()
+                if fails:
+                    raise ZeroDivisionError
         assert ("could not be rolled back" in caplog.text) is fails
         assert await ids(database) == []
         task.cancel()
@@ -885,19 +887,23 @@ async def test_a_statement_of_no_task_waits_for_a_tasks_transaction(
 
 async def test_a_wait_for_anothers_query_is_bounded(server_url: str) -> None:
     function = "pg_sleep" if server_url.startswith("postgres") else "sleep"
-    async with fastdb.Database(server_url, acquire_timeout=0.05) as database:
-        async with database.connection() as connection:
-            sleeping = asyncio.create_task(connection.execute(f"SELECT {function}(60)"))
-            await asyncio.sleep(0.02)
-            with pytest.raises(fastdb.TransactionError, match=r"busy with another .* for 0\.05 s"):
-                await connection.execute("SELECT 1")
-            sleeping.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await sleeping
-            assert await connection.fetch_val("SELECT 1") == 1
+    async with (
+        fastdb.Database(server_url, acquire_timeout=0.05) as database,
+        database.connection() as connection,
+    ):
+        sleeping = asyncio.create_task(connection.execute(f"SELECT {function}(60)"))
+        await asyncio.sleep(0.02)
+        with pytest.raises(fastdb.TransactionError, match=r"busy with another .* for 0\.05 s"):
+            await connection.execute("SELECT 1")
+        sleeping.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sleeping
+        assert await connection.fetch_val("SELECT 1") == 1
 
 
-async def test_a_turn_that_comes_with_a_cancellation_is_passed_on(database: fastdb.Database) -> None:
+async def test_a_turn_that_comes_with_a_cancellation_is_passed_on(
+    database: fastdb.Database,
+) -> None:
     async with database.connection() as connection:
         turns = connection._turns
         assert turns.take_at_once(None)

@@ -93,7 +93,7 @@ class PostgreSQLConnection(DriverConnection):
         self._savepoints: list[str] = []
         self._transport = raw.transport
         self._poll = select.poll() if _POLLS else None
-        if self._poll is not None:
+        if self._poll is not None:  # pragma: no branch: Windows has no poll
             descriptor = self._transport.get_extra_info("socket").fileno()
             self._poll.register(descriptor, select.POLLIN | _POLL_GONE)
 
