@@ -224,7 +224,7 @@ class CastingCompiler(PGCompiler):
 def _tells(other: Any, bind: Any) -> bool:
     """Return whether the server can take a bind's type from what stands on the other side."""
     type_ = getattr(other, "type", None)
-    if type_ is None:
+    if type_ is None:  # pragma: no cover: other SQLAlchemy
         return True
     if type_._isnull:
         return False

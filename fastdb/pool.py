@@ -131,11 +131,6 @@ class Pool:
         if loop is not self.loop:
             raise other_loop()
 
-    @property
-    def closing(self) -> bool:
-        """Whether the pool no longer lends connections."""
-        return self._closing
-
     def stats(self) -> PoolStats:
         """Return the figures of this moment; any thread may ask for them."""
         return PoolStats(
@@ -222,7 +217,7 @@ class Pool:
         if self.inherited:
             return  # they are the parent's
         for task in (*self._background, *self._openings):
-            if not self.loop.is_closed():
+            if not self.loop.is_closed():  # pragma: no branch: it ended with tasks left undone
                 task.cancel()
         for connection in (*self._idle, *self._leased):
             if self.loop.is_closed():

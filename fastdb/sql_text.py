@@ -148,10 +148,6 @@ def _tokens(sql: str, lexical: Lexical) -> Iterator[tuple[str, int, int]]:
             kind = "quoted"
         elif kind == "hint":
             kind = "space"
-        elif kind == "name":
-            kind = "param"
-        elif kind == "tag":
-            kind = "quoted"
         yield kind, position, end
         position = end
 

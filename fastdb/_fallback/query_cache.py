@@ -283,7 +283,9 @@ class QueryCache:
 
         try:
             same.reference = weakref.ref(query, forget)
-        except TypeError:  # an expression class without weak references
+        except (
+            TypeError
+        ):  # an expression class without weak references  # pragma: no cover: other SQLAlchemy
             return
         with self._lock:
             known[same_key] = same
@@ -291,7 +293,10 @@ class QueryCache:
                 try:
                     oldest = next(iter(known))
                     oldest_same = known.pop(oldest, None)
-                except (RuntimeError, StopIteration):  # one was forgotten meanwhile
+                except (
+                    RuntimeError,
+                    StopIteration,
+                ):  # one was forgotten meanwhile  # pragma: no cover: threads
                     continue
                 if oldest_same is not None and oldest_same.used:
                     oldest_same.used = False

@@ -387,7 +387,7 @@ cdef class QueryCache:
         if entry.found & 3 == 1:
             try:
                 entry.recent = PyWeakref_NewRef(query, None)
-            except TypeError:  # an expression class without weak references
+            except TypeError:  # an expression class without weak references  # pragma: no cover: other SQLAlchemy
                 pass
         return False
 
@@ -444,15 +444,15 @@ cdef class QueryCache:
 
         try:
             same.reference = weakref.ref(query, forget)
-        except TypeError:  # an expression class without weak references
-            return 0
+        except TypeError:  # an expression class without weak references  # pragma: no cover: other SQLAlchemy
+            return 0  # pragma: no cover: as above
         known[same_key] = same
         while len(known) > self._maxsize:
             try:
                 oldest = next(iter(known))
                 found = known.pop(oldest, None)
-            except (RuntimeError, StopIteration):  # one was forgotten meanwhile
-                continue
+            except (RuntimeError, StopIteration):  # one was forgotten meanwhile  # pragma: no cover: threads
+                continue  # pragma: no cover: as above
             if found is not None and found.used:
                 found.used = False
                 known[oldest] = found

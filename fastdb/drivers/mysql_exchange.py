@@ -308,7 +308,7 @@ class MySQLExchange(DriverConnection):
         handle = self._driver.transport(self.raw).get_extra_info("socket").fileno()
         if handle < 0:
             return True
-        if not hasattr(select, "poll"):
+        if not hasattr(select, "poll"):  # pragma: no cover: Windows has no poll
             return bool(select.select([handle], [], [], 0)[0])
         if self._poll is None:
             self._poll = select.poll()

@@ -151,7 +151,8 @@ class Literals:
         self._replaced: dict[int, Callable[[Any], str]] = {}
         known: list[tuple[Callable[..., Any], str]] = []
         for name in _STRINGS:
-            if callable(theirs := getattr(converters, name, None)):
+            # asyncmy and PyMySQL have not all of the names.
+            if callable(theirs := getattr(converters, name, None)):  # pragma: no branch: versions
                 known.append((theirs, "str"))
         self._strings = {id(theirs) for theirs, _ in known}
         self._careful = careful
