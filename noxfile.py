@@ -63,9 +63,10 @@ def faults(session: nox.Session) -> None:
     """Run the fault suite five times over, in random order, with its storms at full size."""
     install(session, "test", form="FASTDB_REQUIRE_EXTENSIONS")
     env = {"FASTDB_REQUIRE_EXTENSIONS": "1", "FASTDB_STORM": "100000"}
+    # A storm of that size takes minutes.
+    command = ["python", "-m", "pytest", BACKENDS, "-o", "faulthandler_timeout=1800"]
     for _ in range(5):
-        command = ["python", "-m", "pytest", BACKENDS, *(session.posargs or ["tests/faults"])]
-        session.run(*command, env=env)
+        session.run(*command, *(session.posargs or ["tests/faults"]), env=env)
 
 
 @nox.session
@@ -73,11 +74,61 @@ def coverage(session: nox.Session) -> None:
     """Measure the lines and branches of the Python files, over both forms."""
     install(session, "test", form="FASTDB_REQUIRE_EXTENSIONS")
     session.run("coverage", "erase")
-    for form in ("FASTDB_REQUIRE_EXTENSIONS", "FASTDB_NO_EXTENSIONS"):
-        command = ["coverage", "run", "-m", "pytest", BACKENDS, *session.posargs]
-        session.run(*command, env={form: "1"})
-    session.run("coverage", "combine")
+    # `coverage run` starts pytest, not pytest-cov, so that all data is one kind, and all of it.
+    pytest = ["coverage", "run", "-m", "pytest", "-n", "2", BACKENDS]
+    storm = {"FASTDB_STORM": "1000"}  # how many faults there are makes no other lines run
+    session.run(*pytest, *session.posargs, env={"FASTDB_REQUIRE_EXTENSIONS": "1", **storm})
+    # tests/speedups runs on both forms wherever there are both.
+    where = session.posargs or ["--ignore=tests/speedups"]
+    session.run(*pytest, *where, env={"FASTDB_NO_EXTENSIONS": "1", **storm})
+    session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
+
+
+@nox.session
+def cython_coverage(session: nox.Session) -> None:
+    """Measure the lines of the Cython modules, in a copy that traces them; there are no branches.
+
+    What traces a line runs Python code, where the core counts on that none runs. Tests of many
+    threads, and of what each operation keeps, are therefore left out.
+    """
+    session.install(*core_requirements("postgresql", "mysql", "asyncmy"), "coverage>=7.10")
+    folder = copy_checkout(session)
+    modules = [path.as_posix() for path in sorted(Path("fastdb/_speedups").glob("*.pyx"))]
+    settings = folder / "coverage.toml"
+    settings.write_text(
+        """
+[run]
+plugins = ["Cython.Coverage"]
+source_pkgs = ["fastdb"]
+parallel = true
+patch = ["subprocess", "_exit"]
+
+[report]
+include = ["*.pyx"]
+show_missing = true
+skip_covered = true
+fail_under = 100
+"""
+    )
+    where = session.posargs or [
+        "tests/speedups",
+        "--ignore=tests/speedups/test_threads.py",
+        "--ignore=tests/speedups/test_leaks.py",
+        *("tests/test_types.py", "tests/test_execute.py", "tests/test_iterate.py"),
+        *("tests/test_compiler.py", "tests/test_compiler_converters.py"),
+        *("tests/test_bad_input.py", "tests/drivers/test_mysql_driver.py"),
+    ]
+    options = f"--rcfile={settings.name}"
+    run = {"FASTDB_REQUIRE_EXTENSIONS": "1", "FASTDB_STORM": "1000"}
+    with session.chdir(folder):
+        # No optimization: each line is there. The plugin reads the C code beside the modules.
+        flags = {"CFLAGS": "-O0 -g0 -DNDEBUG -DCYTHON_TRACE=1 -DCYTHON_TRACE_NOGIL=1"}
+        session.run("cythonize", "-i", "-q", "-X", "linetrace=True", *modules, env=flags)
+        command = ["coverage", "run", options, "-m", "pytest", "-n", "2", *where]
+        session.run(*command, env=run)
+        session.run("coverage", "combine", "--quiet", options)
+        session.run("coverage", "report", options)
 
 
 @nox.session

@@ -88,6 +88,20 @@ class Compiler:
         return compile_statement(query, keys, many, cache_key, dialect, lexical)
 
 
+def mysql_statement_compiler(base: Any) -> Any:
+    """Return the compiler class for MySQL: its literals are safe whatever the session's mode."""
+    from fastdb.compiler_mysql import safe_literals
+
+    return safe_literals(base)
+
+
+def sqlite_dialect() -> Any:
+    """Return the dialect class for SQLite: it refuses what would be stored as another moment."""
+    from fastdb.compiler_sqlite import FastdbDialect
+
+    return FastdbDialect
+
+
 def postgresql_statement_compiler() -> Any:
     """Return the compiler class for PostgreSQL: it casts binds whose type nothing else tells."""
     from fastdb.compiler_postgresql import CastingCompiler

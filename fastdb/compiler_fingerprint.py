@@ -171,7 +171,7 @@ def simple_types() -> frozenset[type]:
         | {"MONEY", "OID", "REGCLASS", "REGCONFIG", "TIME", "TIMESTAMP", "TSQUERY", "TSVECTOR"}
     )
     for name in names:
-        if hasattr(postgresql, name):
+        if hasattr(postgresql, name):  # pragma: no branch: SQLAlchemy 2.0 lacks some
             found.add(getattr(postgresql, name))
     # Not SQLite's DATETIME, DATE and TIME: their formats are in no key.
     found |= {mysql.DATETIME, mysql.TIME, mysql.JSON, sqlite.JSON}
@@ -244,13 +244,15 @@ def traversal_of(element_class: type) -> Traversal | None:
     symbols = getattr(element_class, "_cache_key_traversal", None)
     if not isinstance(symbols, list | tuple):
         symbols = getattr(element_class, "_traverse_internals", None)
-    if symbols is None or not hasattr(element_class, "__dict__"):
+    if symbols is None or not hasattr(
+        element_class, "__dict__"
+    ):  # pragma: no cover: other SQLAlchemy
         return None
     if any(
         "_gen_cache_key" in base.__dict__ and not base.__name__.endswith("HasCacheKey")
         for base in element_class.__mro__
     ):
-        return None
+        return None  # pragma: no cover: none of those that are walked, in other SQLAlchemy
     codes = {attribute: _CODES.get(symbol.name, EMPTY) for attribute, symbol in symbols}
     # A type that SQLAlchemy takes for derived from the rest is told all the same.
     codes.setdefault("type", TYPE)

@@ -160,4 +160,4 @@ def _client_name(query: Any, compiled: Any, column: Any, column_keys: frozenset[
         if bind is not None:
             found: str | None = compiled.bind_names.get(bind)
             return found
-    return None
+    return None  # pragma: no cover: other SQLAlchemy

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 from fastdb.exceptions import (
+    DataError,
     EmptyQueryError,
     MissingParameterError,
     NotSupportedError,
@@ -21,10 +23,12 @@ __all__ = [
     "MISSING",
     "KeySource",
     "PlanParts",
+    "check_offset",
     "check_query",
     "check_row",
     "check_values",
     "missing_parameter",
+    "name_row",
     "translate",
     "unknown_parameters",
 ]
@@ -101,6 +105,33 @@ def check_row(row: object, number: int) -> None:
             f"each row of values must be a mapping of names to values; row {number} is "
             f"{type(row).__name__!r}"
         )
+
+
+def name_row(error: BaseException, number: int) -> None:
+    """Let an error of ours about the values of ``execute_many`` name their row."""
+    if type(error) in _ABOUT_VALUES and error.args:
+        error.args = (f"row {number}: {error.args[0]}", *error.args[1:])
+
+
+_ABOUT_VALUES = (DataError, MissingParameterError, UnknownParameterError)
+
+
+def check_offset(value: datetime.datetime | datetime.time) -> None:
+    """Refuse a moment whose offset a database without time zones would drop in silence.
+
+    Zero is left: databases hold UTC by custom.
+
+    Raises:
+        DataError: The offset is another than zero, or unknown.
+    """
+    if value.tzinfo is not None and value.utcoffset() != _ZERO:
+        raise DataError(
+            f"the {type(value).__name__} {value} has another time zone than UTC, which the database"
+            " does not keep; pass value.astimezone(datetime.UTC), or one without tzinfo"
+        )
+
+
+_ZERO = datetime.timedelta()
 
 
 def _shortened(value: object) -> str:

@@ -8,6 +8,7 @@ that stands alone it takes for text, or refuses. Imported only through
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import types
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 __all__ = ["CastingCompiler"]
+
+_STRING = re.compile(r"'(?:[^']|'')*+'")
 
 # Functions whose parameters are of no type at all: they cannot tell that a bind is text.
 _TYPELESS = frozenset(
@@ -188,6 +191,15 @@ class CastingCompiler(PGCompiler):
             return rendered
         return f"{rendered}::{name}"
 
+    def render_literal_value(self, value: Any, type_: Any) -> Any:
+        """Return a literal that no session reads otherwise."""
+        literal = super().render_literal_value(value, type_)  # type: ignore[no-untyped-call]
+        if "\\" in literal and _STRING.fullmatch(literal):
+            # Expressions are compiled once for all sessions: in this form a string is the same
+            # whatever standard_conforming_strings has been set to.
+            return "E" + literal.replace("\\", "\\\\")
+        return literal
+
     def _cast_name(self, bindparam: Any, text: bool) -> str | None:
         implementation = bindparam.type.dialect_impl(self.dialect)
         if implementation._has_bind_expression or implementation._isnull:
@@ -212,7 +224,7 @@ class CastingCompiler(PGCompiler):
 def _tells(other: Any, bind: Any) -> bool:
     """Return whether the server can take a bind's type from what stands on the other side."""
     type_ = getattr(other, "type", None)
-    if type_ is None:
+    if type_ is None:  # pragma: no cover: other SQLAlchemy
         return True
     if type_._isnull:
         return False

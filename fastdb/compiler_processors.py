@@ -22,13 +22,13 @@ BOOLEAN = 2
 FLAG = 3
 """True, False and None stay."""
 NUMBER = 4
-"""A float and None stay."""
+"""A float that is a number and None stay."""
 DATETIME = 5
-"""A datetime becomes ``2020-01-31 12:30:00.000000``; None stays."""
+"""A naive datetime becomes ``2020-01-31 12:30:00.000000``; None stays."""
 DATE = 6
 """A date becomes ``2020-01-31``; None stays."""
 TIME = 7
-"""A time becomes ``12:30:00.000000``; None stays."""
+"""A naive time becomes ``12:30:00.000000``; None stays."""
 
 _DAY = "%(year)04d-%(month)02d-%(day)02d"
 _CLOCK = "%(hour)02d:%(minute)02d:%(second)02d.%(microsecond)06d"
@@ -40,21 +40,24 @@ def bind_code(type_: Any, dialect: Any, processor: Callable[[Any], Any] | None) 
     from sqlalchemy.engine import processors
     from sqlalchemy.types import Boolean
 
+    from fastdb.compiler_sqlite import StoredNumber, written_by
+
     if processor is None:
         return NONE
-    if processor is processors.to_float:
+    if processor is processors.to_float or isinstance(processor, StoredNumber):
         return NUMBER
     implementation = type_.dialect_impl(dialect)
     kind = type(implementation)
-    if not kind.__module__.startswith("sqlalchemy."):
+    if not kind.__module__.startswith(("sqlalchemy.", "fastdb.")):
         return ANY  # a class of the user's may have its own idea of each step
     if kind.bind_processor is Boolean.bind_processor:
         return FLAG if dialect.supports_native_boolean else BOOLEAN
+    method = written_by(kind.bind_processor)
     for known, written, code in (
         (sqlite.DATETIME, f"{_DAY} {_CLOCK}", DATETIME),
         (sqlite.DATE, _DAY, DATE),
         (sqlite.TIME, _CLOCK, TIME),
     ):
-        if kind.bind_processor is known.bind_processor:
+        if method is known.bind_processor:
             return code if implementation._storage_format == written else ANY
     return ANY

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from fastdb.compiler_parts import PlanParts, check_values, missing_parameter, unknown_parameters
-from fastdb.exceptions import EmptyQueryError
+from fastdb.compiler_parts import (
+    PlanParts,
+    check_offset,
+    check_values,
+    missing_parameter,
+    unknown_parameters,
+)
+from fastdb.exceptions import DataError, EmptyQueryError
 from fastdb.sql_text import classify, is_blank, render
 
 if TYPE_CHECKING:
     import datetime
+    import decimal
     from collections.abc import Callable, Mapping
 
     from fastdb.sql_text import Lexical
 
-__all__ = ["CompiledText", "compile_text", "sqlite_argument"]
+__all__ = ["CompiledText", "compile_text", "refuse_nan", "sqlite_argument"]
 
 
 class CompiledText:
@@ -96,6 +103,8 @@ _SQLITE_NATIVE = frozenset({str, int, float, bool, bytes, type(None)})
 def sqlite_argument(value: Any) -> Any:
     """Return a value in the form in which sqlite3 takes it."""
     if type(value) in _SQLITE_NATIVE:
+        if value != value:
+            refuse_nan()
         return value
     form = _sqlite_forms().get(type(value))
     return value if form is None else form(value)
@@ -115,16 +124,38 @@ def _sqlite_forms() -> dict[type, Callable[[Any], Any]]:
     return {
         datetime.datetime: _sqlite_datetime,
         datetime.date: lambda value: f"{value.year:04d}-{value.month:02d}-{value.day:02d}",
-        datetime.time: lambda value: (
-            f"{value.hour:02d}:{value.minute:02d}:{value.second:02d}.{value.microsecond:06d}"
-        ),
+        datetime.time: _sqlite_time,
         datetime.timedelta: lambda value: _sqlite_datetime(epoch + value),
-        decimal.Decimal: float,
+        decimal.Decimal: _sqlite_decimal,
         uuid.UUID: lambda value: value.hex,
     }
 
 
+def _sqlite_decimal(value: decimal.Decimal) -> float:
+    from decimal import Decimal
+
+    if value.is_nan():
+        refuse_nan()
+    number = float(value)
+    if value.is_finite() and Decimal(repr(number)) != value:
+        raise DataError(
+            f"SQLite keeps some 15 digits of a number, and {value} has more; pass a str or a float"
+        )
+    return number
+
+
+def refuse_nan() -> NoReturn:
+    """Say that SQLite would store NULL for it."""
+    raise DataError("SQLite has no NaN, and would store NULL for it")
+
+
+def _sqlite_time(value: datetime.time) -> str:
+    check_offset(value)
+    return f"{value.hour:02d}:{value.minute:02d}:{value.second:02d}.{value.microsecond:06d}"
+
+
 def _sqlite_datetime(value: datetime.datetime) -> str:
+    check_offset(value)
     return (
         f"{value.year:04d}-{value.month:02d}-{value.day:02d} "
         f"{value.hour:02d}:{value.minute:02d}:{value.second:02d}.{value.microsecond:06d}"

@@ -89,6 +89,7 @@ class Connection(Queries):
         """Return the connection to the pool at the outermost exit."""
         if not self._entered:
             raise NotConnectedError("the connection is left more often than it was entered")
+        self._lease.check_loop()
         self._entered -= 1
         await self._lease.unhold()
 
@@ -145,6 +146,7 @@ class Connection(Queries):
                         "isolation, readonly, deferrable and begin belong to the outermost "
                         f"transaction; {self._turns.stack[-1]!r} is open already"
                     )
+                await self._keep_base(connection)
                 await open_savepoint(connection)
         except BaseException:
             if not self._turns.stack:
@@ -296,6 +298,11 @@ class Connection(Queries):
             self._lease.over = True
             await self._lease.give_back()
 
+    def _cut(self) -> None:
+        """Cut what is leased: whatever is under way on it fails."""
+        if self._lease.connection is not None:
+            self._lease.connection.terminate()
+
     # -- queries
 
     async def _take_turn(
@@ -374,12 +381,8 @@ class Connection(Queries):
                 connection = lease.connection
                 if connection is None or not (turns.stack or connection.is_still_alive()):
                     connection = await self._usable()
-                guard = None if turns.base is None else self._guard(connection)
-                if guard is not None:
-                    async with guard:
-                        return await run_query(
-                            services, connection, operation, query, values, finish
-                        )
+                if turns.base is not None:
+                    return await self._run_inside_base(connection, operation, query, values, finish)
                 # As run_query() does it, without one more coroutine in the way of every query.
                 running, plan, given = begin_query(services, connection, operation, query, values)
                 try:
@@ -400,15 +403,110 @@ class Connection(Queries):
             elif not lease.unhold_at_once():
                 await lease.unhold()
 
-    def _guard(self, connection: DriverConnection) -> StatementGuard | None:
-        """Keep an error outside the user's transactions from spoiling the base one."""
+    async def _run_inside_base(
+        self,
+        connection: DriverConnection,
+        operation: str,
+        query: Query,
+        values: Values | None,
+        finish: Finish | None,
+    ) -> Any:
+        """Run one operation under ``force_rollback``."""
+        self._refuse_control(query)
+        return await self._guarded(
+            connection,
+            lambda: run_query(self._services, connection, operation, query, values, finish),
+        )
+
+    def _refuse_control(self, query: Query) -> None:
+        """Refuse SQL that would end the transaction that is rolled back in the end.
+
+        Raises:
+            TransactionError: It begins or ends a transaction.
+        """
+        text = query if isinstance(query, str) else getattr(query, "text", None)
+        if self._turns.base is None or not isinstance(text, str):
+            return
+        from fastdb.sql_text import transaction_control
+
+        words = transaction_control(text, self._services._lexical())
+        if words:
+            raise TransactionError(
+                f"cannot run {words!r} under force_rollback, where everything is rolled back in "
+                "the end; use `database.transaction()`, which is a savepoint there"
+            )
+
+    async def _guarded(
+        self, connection: DriverConnection, step: Callable[[], Coroutine[Any, Any, Any]]
+    ) -> Any:
+        """Run a step; under ``force_rollback``, keep its error from spoiling the base.
+
+        Inside the user's own transactions errors do what they do without ``force_rollback``.
+        """
+        await self._keep_base(connection)
         if (
-            self._turns.base is not None
-            and len(self._turns.stack) == 1
-            and connection.errors_spoil_transactions
+            self._turns.base is None
+            or len(self._turns.stack) != 1
+            or not connection.errors_spoil_transactions
         ):
-            return StatementGuard(connection)
-        return None
+            return await step()
+        async with StatementGuard(connection):
+            return await step()
+
+    async def _keep_base(self, connection: DriverConnection) -> None:
+        """Begin another transaction under ``force_rollback`` where SQL has ended the one there was.
+
+        DDL does on MySQL, and a conflict that is resolved by ROLLBACK on SQLite.
+        """
+        if (
+            self._turns.base is None
+            or len(self._turns.stack) != 1
+            or connection.in_transaction
+            or not connection.is_alive(look=False)
+        ):
+            return
+        logger.warning(
+            "a statement has ended the transaction of force_rollback; "
+            "what it committed stays, what follows is rolled back again"
+        )
+        await connection.rollback()  # what the driver remembers of it
+        await connection.begin(DEFAULT_OPTIONS)
+
+    def _run_sync(
+        self, function: Callable[..., Any], args: tuple[Any, ...]
+    ) -> Coroutine[Any, Any, Any]:
+        transaction = current_transaction(self) if self._turns.stack else None
+        return self._run_over(function, args, transaction, current_task())
+
+    async def _run_over(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        transaction: Transaction | None,
+        task: asyncio.Task[Any] | None,
+    ) -> Any:
+        from fastdb.synchronous import run_over
+
+        await self._lease.hold()
+        try:
+            await self._take_turn(transaction, task)
+            try:
+                connection = await self._usable()
+                connection.dirty = True
+                joins = bool(self._turns.stack) or connection.in_transaction
+                try:
+                    return await run_over(
+                        self._services._driver, connection, function, args, joins=joins
+                    )
+                except BaseException as error:
+                    connection.suspect = True
+                    if not isinstance(error, Exception):
+                        connection.abandon_raw()
+                    raise
+            finally:
+                self._turns.pass_on()
+        finally:
+            await self._lease.unhold()
 
     def iterate(
         self,
@@ -432,3 +530,18 @@ class Connection(Queries):
         transaction = current_transaction(self) if self._turns.stack else None
         seconds = time_limit(timeout, self._services.settings)
         return iterate(self, query, values, size, seconds, transaction, current_task())
+
+
+async def end_in_time(connection: Connection, timeout: float | None) -> None:
+    """End a forced rollback; after `timeout` seconds by cutting it, which the server undoes."""
+    if timeout is None:
+        await connection._end_base()
+        return
+    cutting = asyncio.get_running_loop().call_later(timeout, connection._cut)
+    try:
+        async with asyncio.timeout(timeout):
+            await connection._end_base()
+    except TimeoutError:
+        logger.warning("the forced rollback took longer than %s s", timeout)
+    finally:
+        cutting.cancel()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
 from fastdb._speedups import QueryCache
 from fastdb.compiler import Compiler
-from fastdb.connection import Connection
+from fastdb.connection import Connection, end_in_time
 from fastdb.drivers import load_driver
-from fastdb.exceptions import NotConnectedError
+from fastdb.exceptions import NotConnectedError, NotSupportedError
+from fastdb.lease import Holder
 from fastdb.options import boolean, check_timeout, split_options
 from fastdb.queries import (
     Queries,
@@ -24,6 +26,7 @@ from fastdb.queries import (
 )
 from fastdb.transaction import Transaction, current_task
 from fastdb.url import DatabaseURL
+from fastdb.url_secrets import concealed, hiding_frames
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Coroutine
@@ -36,10 +39,14 @@ if TYPE_CHECKING:
     from fastdb.options import Options
     from fastdb.pool import Pool
     from fastdb.queries import Finish, Query, Values
+    from fastdb.sql_text import Lexical
 
 __all__ = ["Database"]
 
 logger = logging.getLogger("fastdb")
+
+#: Held while a pool becomes that of its Database: two threads may connect one at the same time.
+_publishing = threading.Lock()
 
 
 class ForceRollback:
@@ -104,6 +111,7 @@ class Database(Queries):
             await database.fetch_all("SELECT * FROM notes WHERE id > :id", {"id": 7})
     """
 
+    @hiding_frames
     def __init__(
         self,
         url: str | DatabaseURL | sqlalchemy.URL,
@@ -127,7 +135,9 @@ class Database(Queries):
         self.url = DatabaseURL(url)
         self.options = dict(options)
         self._force_rollback = boolean("force_rollback", force_rollback)
-        self.settings, driver_options = split_options(self.url.options, options)
+        self.settings, driver_options = split_options(
+            concealed(self.url.options), concealed(options)
+        )
         driver_class = load_driver(self.url.scheme)
         self._driver: Driver = driver_class(self.url, driver_options)
         self._query_level = logging.INFO if self.settings.echo else logging.DEBUG
@@ -211,18 +221,26 @@ class Database(Queries):
         async with self._change():
             loop = asyncio.get_running_loop()
             if self._pool is not None:
-                if self._pool.loop is loop:
+                if self._pool.inherited:
+                    self._check_fork()
+                elif self._pool.loop is loop:
                     return
-                if not self._pool.loop.is_closed():
+                elif not self._pool.loop.is_closed():
                     self._pool.check_loop()
                 # Its loop ended without disconnect(): nothing there can be closed in order.
                 self._pool.abandon()
                 self._forget_pool()
-            from fastdb.pool import Pool
+            from fastdb.pool import Pool, other_loop
 
             pool = Pool(self._driver.connect, self._pool_options)
             await pool.open()
-            self._pool = pool
+            with _publishing:
+                is_first = self._pool is None
+                if is_first:
+                    self._pool = pool
+            if not is_first:
+                await pool.close(0)
+                raise other_loop()
             if self._force_rollback:
                 self._global = Connection(self)
                 try:
@@ -237,7 +255,7 @@ class Database(Queries):
         """Close the pool; do nothing where it is closed.
 
         Args:
-            timeout: Seconds to wait for connections that are in use; then they are cut. The
+            timeout: Seconds that it takes at most: then connections that are in use are cut. The
                 caller's own is cut at once.
         """
         return self._disconnect(check_timeout(timeout), current_task())
@@ -247,23 +265,31 @@ class Database(Queries):
             pool, connection = self._pool, self._global
             if pool is None:
                 return
-            if pool.loop is not asyncio.get_running_loop():
-                if not pool.loop.is_closed():
+            loop = asyncio.get_running_loop()
+            if pool.loop is not loop:
+                if not pool.inherited and not pool.loop.is_closed():
                     pool.check_loop()
                 pool.abandon()
                 self._forget_pool()
                 return
             own = self._connections.get(task) if task is not None else None
+            since = loop.time()
             try:
                 if connection is not None:
-                    async with asyncio.timeout(timeout):
-                        await connection._end_base()
-            except TimeoutError:
-                logger.warning("the forced rollback took longer than %s s", timeout)
+                    await end_in_time(connection, timeout)
             finally:
                 self._forget_pool()
-                await pool.close(timeout, spare=own._lease.holder if own is not None else None)
+                left = None if timeout is None else max(since + timeout - loop.time(), 0)
+                await pool.close(left, spare=own._lease.holder if own is not None else None)
         logger.info("disconnected from %s", self.url.obscure_password)
+
+    def _check_fork(self) -> None:
+        """Refuse to connect in a forked process where that cannot be done."""
+        if not self._driver.survives_forks:
+            raise NotSupportedError(
+                "SQLite cannot be opened in a process that was forked while the database was "
+                "connected; disconnect before the fork, or start the process by spawn"
+            )
 
     def _change(self) -> asyncio.Lock:
         """Return the lock of connect and disconnect on this event loop."""
@@ -292,6 +318,10 @@ class Database(Queries):
     def _note_lease(self, change: int) -> None:
         """Count the Connections that hold a lease."""
         self._leases += change
+
+    def _lexical(self) -> Lexical:
+        """Return the lexical rules of the server's SQL."""
+        return self._driver.lexical()
 
     def _log_query(self, query: Query, values: object) -> None:
         """Write a query to the log."""
@@ -411,7 +441,11 @@ class Database(Queries):
         """Iterate on a connection that is leased for it alone."""
         pool = self._ready_pool()
         connection = await pool.acquire()
-        connection.holder = f"iterate({query!s:.60})"
+        task = current_task()
+        name = task.get_name() if task is not None else "no task"
+        holder = connection.holder = Holder(f"{name}, iterate({query!s:.60})")
+        if pool.loop.get_debug():
+            holder.note_place()
         try:
             self._log_query(query, values)
             plan, args, _ = self.query_cache.prepare(query, values)
@@ -421,7 +455,10 @@ class Database(Queries):
                 while records := await limited(cursor.fetch(size), seconds):
                     for record in records:
                         yield record
+                    pool.check_loop()
             except BaseException as cause:
+                if pool.loop is not asyncio.get_running_loop():
+                    raise
                 try:
                     async with asyncio.timeout(connection.patience(cause)):
                         await cursor.close()
@@ -435,7 +472,10 @@ class Database(Queries):
             connection.suspect = True
             raise
         finally:
-            await pool.release(connection)
+            if pool.loop is asyncio.get_running_loop():
+                await pool.release(connection)
+            else:
+                pool.drop_unowned(connection)
 
 
 def single_connection_options(options: Options) -> Options:

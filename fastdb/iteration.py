@@ -9,7 +9,7 @@ from fastdb.exceptions import NotConnectedError
 from fastdb.queries import limited, note_session
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Coroutine
+    from collections.abc import AsyncGenerator
 
     from fastdb._speedups import Record
     from fastdb.connection import Connection
@@ -43,22 +43,16 @@ async def iterate(
     connection: DriverConnection
     cursor: DriverCursor
 
-    async def guarded(
-        connection: DriverConnection, step: Callable[[], Coroutine[Any, Any, Any]]
-    ) -> Any:
-        guard = on._guard(connection)
-        if guard is None:
-            return await step()
-        async with guard:
-            return await step()
-
     async def open_cursor() -> tuple[DriverConnection, DriverCursor]:
         await on._take_turn(transaction, task)
         try:
             usable = await on._usable()
+            on._refuse_control(query)
             note_session(usable, plan)
             hold = not usable.in_transaction
-            return usable, await guarded(usable, lambda: usable.open_cursor(plan, args, hold=hold))
+            return usable, await on._guarded(
+                usable, lambda: usable.open_cursor(plan, args, hold=hold)
+            )
         finally:
             on._turns.pass_on()
 
@@ -67,7 +61,7 @@ async def iterate(
         try:
             if on._lease.connection is not connection:
                 raise NotConnectedError("the connection of the iteration was lost")
-            return await guarded(connection, lambda: cursor.fetch(size))
+            return await on._guarded(connection, lambda: cursor.fetch(size))
         finally:
             on._turns.pass_on()
 
@@ -75,7 +69,7 @@ async def iterate(
         await on._turns.take(transaction, task)
         try:
             if on._lease.connection is connection:
-                await guarded(connection, cursor.close)
+                await on._guarded(connection, cursor.close)
         finally:
             on._turns.pass_on()
 
@@ -88,7 +82,9 @@ async def iterate(
             while records := await limited(fetch(), seconds):
                 for record in records:
                     yield record
+                on._lease.check_loop()
         except BaseException as cause:
+            on._lease.check_loop()  # elsewhere there is nothing to be done
             # Left early, cancelled or failed: whatever is wrong shows when it is returned.
             try:
                 async with asyncio.timeout(connection.patience(cause)):
@@ -102,4 +98,7 @@ async def iterate(
             raise
         await close()
     finally:
-        await on._lease.unhold()
+        if on._lease.is_elsewhere():
+            on._lease.unhold_from_elsewhere()
+        else:
+            await on._lease.unhold()

@@ -7,6 +7,7 @@ first leases a connection from the pool, the last gives it back.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
 from fastdb.exceptions import NotConnectedError
@@ -16,24 +17,35 @@ if TYPE_CHECKING:
     from fastdb.pool import Pool
     from fastdb.queries import Services
 
-__all__ = ["Lease"]
+__all__ = ["Holder", "Lease"]
 
 
 class Holder:
     """Who leases a driver connection. The pool keeps this, not the Connection.
 
     So a Connection that nobody refers to any more is collected, and gives its lease back.
+
+    Attributes:
+        name: The task's name.
+        place: Where it leased the connection, in asyncio's debug mode.
     """
 
-    __slots__ = ("name",)
+    __slots__ = ("name", "place")
 
     def __init__(self, name: str) -> None:
         """Name the task."""
         self.name = name
+        self.place = ""
 
     def __str__(self) -> str:
-        """Name the task."""
-        return f"task {self.name!r}"
+        """Name the task, and where it leased."""
+        return f"task {self.name!r}{self.place}"
+
+    def note_place(self) -> None:
+        """Note where the application is that leases now."""
+        from fastdb.holders import place_of_caller
+
+        self.place = place_of_caller()
 
 
 class Lease:
@@ -75,6 +87,24 @@ class Lease:
             raise NotConnectedError("the connection was returned to the pool; hold it again")
         return self.connection
 
+    def check_loop(self) -> None:
+        """Refuse another event loop than the one on which the connection was leased.
+
+        Raises:
+            EventLoopError: Another one is running.
+        """
+        if self.pool is not None and self.connection is not None:
+            self.pool.check_loop()
+
+    def is_elsewhere(self) -> bool:
+        """Return whether the running event loop is another than the connection's."""
+        pool = self.pool
+        return (
+            pool is not None
+            and self.connection is not None
+            and pool.loop is not asyncio.get_running_loop()
+        )
+
     def hold_at_once(self) -> bool:
         """Hold the connection, where that takes no waiting; return whether it did."""
         pool = self.pool
@@ -82,6 +112,7 @@ class Lease:
             if pool.loop is not asyncio.get_running_loop():
                 pool.check_loop()
         elif self.holds:
+            self._open_pool()  # raises on another event loop
             return False  # it is being leased
         else:
             self._acquiring = None  # it may be another event loop's
@@ -124,6 +155,19 @@ class Lease:
         self.holds -= 1
         await self.give_back()
 
+    def unhold_from_elsewhere(self) -> None:
+        """Give a hold up on the connection's own event loop, as soon as that runs."""
+        assert self.pool is not None
+        if not self.pool.inherited:
+            with contextlib.suppress(RuntimeError):  # it is closed
+                self.pool.loop.call_soon_threadsafe(self._unhold_soon)
+
+    def _unhold_soon(self) -> None:
+        if self.connection is not None:
+            self.connection.suspect = True  # what was under way there has not been ended
+        assert self.pool is not None
+        self.pool.spawn(self.unhold())
+
     async def replace(self) -> None:
         """Lease another driver connection in place of one that was lost."""
         # Given back first: in a full pool, the other one takes its place.
@@ -157,7 +201,9 @@ class Lease:
         return self._services._ready_pool()
 
     def _keep(self, pool: Pool, connection: DriverConnection) -> None:
-        connection.holder = self.holder
+        holder = connection.holder = self.holder
+        if pool.loop.get_debug():
+            holder.note_place()
         self.pool = pool
         self.connection = connection
         self._services._note_lease(1)

@@ -1,10 +1,9 @@
 """One pool of connections for every driver.
 
 Idle connections are taken last in, first out, so that a quiet service keeps few of them warm.
-Waiters are served first in, first out: who releases a connection hands it to the first of them,
-so nobody who comes later can take it. A place in the pool (`size`) is counted from the moment a
-connection begins to be opened until it is given up; a waiter is handed either a connection or
-such a place.
+Waiters are served first in, first out: whatever becomes free, whether it was released or newly
+opened, goes to the first of them, so nobody who comes later can take it. A place in the pool
+(`size`) is counted from the moment a connection begins to be opened until it is given up.
 """
 
 from __future__ import annotations
@@ -16,8 +15,10 @@ from collections import Counter, deque
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from fastdb.drivers.base import CANCEL_SECONDS
+from fastdb.drivers.base import CANCEL_SECONDS, hang_up
 from fastdb.exceptions import EventLoopError, NotConnectedError, PoolTimeoutError
+from fastdb.holders import describe_holders
+from fastdb.pool_forks import disown_in_forks
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -35,23 +36,23 @@ CLEANUP_TIMEOUT: Final = 5.0
 #: Seconds that a timer may be early: the resolution of the event loop's clock.
 EARLY: Final = 0.01
 
-#: Handed to a waiter in place of a connection: a counted place in which to open one.
-_PLACE: Final = object()
-
 
 class PoolStats(NamedTuple):
     """Figures of a pool at one moment.
 
     Attributes:
-        size: Connections that are open or being opened.
+        size: Connections that are open: those that are idle and those that are leased.
         idle: Connections that wait to be used.
         leased: Connections that are in use.
         waiting: Callers that wait for a connection.
         min_size: Connections that ``connect()`` opens.
-        max_size: Connections that are open at most.
+        max_size: Connections that are open, or being opened, at most.
+        opening: Connections that are being opened.
         opened: Connections opened since ``connect()``.
-        closed: Connections closed since ``connect()``, by reason.
-        waits: Acquisitions that had to wait since ``connect()``.
+        closed: Connections closed since ``connect()``, by reason: ``lost``, ``failed`` (to be
+            cleaned), ``unreturned``, ``max_lifetime``, ``max_queries``, ``idle_timeout``,
+            ``disconnect``.
+        waits: Acquisitions that found every connection in use since ``connect()``.
         wait_time: Seconds that they waited, in total.
     """
 
@@ -61,6 +62,7 @@ class PoolStats(NamedTuple):
     waiting: int
     min_size: int
     max_size: int
+    opening: int
     opened: int
     closed: dict[str, int]
     waits: int
@@ -72,6 +74,7 @@ class Pool:
 
     Attributes:
         loop: The event loop that the pool belongs to.
+        inherited: Whether this process was forked from the one that the pool belongs to.
     """
 
     def __init__(
@@ -91,6 +94,7 @@ class Pool:
         self._unreaped_size = options.max_size if options.idle_timeout is None else options.min_size
         self._retires = options.max_lifetime is not None or options.max_queries is not None
         self.loop = asyncio.get_running_loop()
+        self.inherited = False
         self._runs_setup = options.setup is not None
         self._idle: deque[DriverConnection] = deque()
         self._leased: set[DriverConnection] = set()
@@ -102,34 +106,42 @@ class Pool:
         self._background: set[asyncio.Task[None]] = set()
         self._openings: set[asyncio.Task[DriverConnection]] = set()
         self._reaper: asyncio.TimerHandle | None = None
+        self._retirements: dict[DriverConnection, asyncio.TimerHandle] = {}
         self._opened = 0
         self._closed: Counter[str] = Counter()
         self._waits = 0
         self._wait_time = 0.0
+        disown_in_forks(self)
 
     def check_loop(self) -> None:
         """Refuse to serve another event loop than the pool's own.
 
         Raises:
-            EventLoopError: Another one is running.
+            EventLoopError: Another one is running, or none is.
         """
-        if asyncio.get_running_loop() is not self.loop:
+        if self.inherited:
+            raise EventLoopError(
+                "the database was connected before this process was forked; "
+                "call `await database.connect()` here, for connections of its own"
+            )
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise EventLoopError("no event loop runs here; use the database from a task") from None
+        if loop is not self.loop:
             raise other_loop()
 
-    @property
-    def closing(self) -> bool:
-        """Whether the pool no longer lends connections."""
-        return self._closing
-
     def stats(self) -> PoolStats:
-        """Return the figures of this moment."""
+        """Return the figures of this moment; any thread may ask for them."""
         return PoolStats(
-            size=self._size,
+            size=self._size - len(self._openings),
             idle=len(self._idle),
             leased=len(self._leased),
-            waiting=sum(not waiter.done() for _, waiter in self._waiters),
+            # As a tuple: it is made at once, whatever the event loop's thread does meanwhile.
+            waiting=sum(not waiter.done() for _, waiter in tuple(self._waiters)),
             min_size=self._options.min_size,
             max_size=self._max_size,
+            opening=len(self._openings),
             opened=self._opened,
             closed=dict(self._closed),
             waits=self._waits,
@@ -155,6 +167,7 @@ class Pool:
                 # Called in any case, also where the wait is cancelled again.
                 task.add_done_callback(_terminate_opened)
             await asyncio.wait(tasks)
+            self._cancel_timers()
             raise
 
     async def close(self, timeout: float | None, spare: object | None = None) -> None:
@@ -165,9 +178,7 @@ class Pool:
             spare: Leases of this holder are not waited for (the caller's own).
         """
         self._closing = True
-        for timer in (self._reaper, self._expiry):
-            if timer is not None:
-                timer.cancel()
+        self._cancel_timers()
         while self._waiters:
             _, waiter = self._waiters.popleft()
             if not waiter.done():
@@ -187,21 +198,32 @@ class Pool:
                     await asyncio.wait(unfinished)
         except TimeoutError:
             logger.warning(
-                "%d connections were still in use after %s s and are cut",
+                "%d connections were still in use after %.3g s and are cut",
                 len(self._leased),
                 timeout,
             )
         finally:
             self.abandon()
 
+    def _cancel_timers(self) -> None:
+        for timer in (self._reaper, self._expiry, *self._retirements.values()):
+            if timer is not None:
+                timer.cancel()
+        self._retirements.clear()
+
     def abandon(self) -> None:
         """Cut every connection at once, also from outside the pool's event loop."""
         self._closing = True
+        if self.inherited:
+            return  # they are the parent's
         for task in (*self._background, *self._openings):
-            if not self.loop.is_closed():
+            if not self.loop.is_closed():  # pragma: no branch: it ended with tasks left undone
                 task.cancel()
         for connection in (*self._idle, *self._leased):
-            # On a loop that is closed already there may be nothing left to cut.
+            if self.loop.is_closed():
+                # Nothing there closes a socket any more, and the server would go on waiting.
+                for descriptor in connection.descriptors():
+                    hang_up(descriptor)
             with contextlib.suppress(RuntimeError):
                 connection.terminate()
             self._closed["disconnect"] += 1
@@ -212,37 +234,74 @@ class Pool:
     async def _open_place(self) -> DriverConnection:
         """Open a connection in a new place, which is given back where that fails."""
         self._size += 1
-        return await self._open_counted()
+        try:
+            return await self._open_counted()
+        except BaseException:
+            self._size -= 1
+            raise
 
     async def _open_counted(self) -> DriverConnection:
-        try:
-            connection = await self._open_connection()
-        except BaseException:
-            self._give_up_place()
-            raise
+        connection = await self._open_connection()
         self._opened += 1
         connection.used_at = now = monotonic()
         if self._options.max_lifetime is not None:
             import random
 
             # Connections opened together must not all expire together.
-            connection.expires_at = now + self._options.max_lifetime * random.uniform(0.9, 1.0)
+            lifetime = self._options.max_lifetime * random.uniform(0.9, 1.0)
+            connection.expires_at = now + lifetime
+            retirement = self.loop.call_later(lifetime, self._retire, connection)
+            self._retirements[connection] = retirement
         return connection
+
+    def _open_more(self) -> None:
+        """Open a connection in a new place, for whoever is the first to wait by then.
+
+        Not for a caller in particular: callers that have less time than it takes to connect would
+        never get any, and one who comes later might be served by another connection before.
+        """
+        self._size += 1
+        opening = self.loop.create_task(self._open_counted())
+        self._openings.add(opening)
+        opening.add_done_callback(self._note_opened)
+
+    def _note_opened(self, opening: asyncio.Task[DriverConnection]) -> None:
+        """Hand out what was opened, or tell the first waiter why nothing was."""
+        self._openings.discard(opening)
+        if opening.cancelled():
+            self._give_up_place()
+            return
+        error = opening.exception()
+        if error is not None:
+            waiter = self._first_waiter()
+            if waiter is not None:
+                waiter.set_exception(error)
+            else:
+                logger.debug("a connection that nobody waits for could not be opened: %r", error)
+            self._give_up_place()
+        elif self._closing:
+            opening.result().terminate()
+            self._closed["disconnect"] += 1
+            self._give_up_place()
+        else:
+            self._keep_fit(opening.result())
 
     def _give_up_place(self) -> None:
         self._size -= 1
-        if self._size < self._max_size and not self._closing and self._hand_over(_PLACE):
-            self._size += 1
+        waiters = self._waiters
+        while waiters and waiters[0][1].done():
+            waiters.popleft()
+        if len(waiters) > len(self._openings) and self._size < self._max_size and not self._closing:
+            self._open_more()
 
-    def _hand_over(self, item: Any) -> bool:
-        """Give `item` to the first waiter that still waits; return whether there was one."""
+    def _first_waiter(self) -> asyncio.Future[DriverConnection] | None:
+        """Take the first that still waits out of the queue, if anybody does."""
         waiters = self._waiters
         while waiters:
             _, waiter = waiters.popleft()
             if not waiter.done():
-                waiter.set_result(item)
-                return True
-        return False
+                return waiter
+        return None
 
     # -- leases
 
@@ -280,21 +339,16 @@ class Pool:
             raise _disconnected()
         connection = self.take(before_setup=True)
         if connection is None:
-            since = monotonic()
             if self._size < self._max_size:
-                self._size += 1
-                connection = await self._open_for_one(since)
+                self._open_more()
             else:
-                item = await self._wait(since)
-                connection = await self._open_for_one(since) if item is _PLACE else item
+                self._waits += 1
+            connection = await self._wait()
             if self._closing:
-                # The pool was closed while this connection was being opened or handed over.
-                connection.terminate()
-                self._leased.discard(connection)
-                self._note_return()
+                # The pool was closed while this connection was being handed over.
+                self._drop(connection, "disconnect")
                 raise _disconnected()
             connection.uses += 1
-            self._leased.add(connection)
         setup = self._options.setup
         if setup is not None:
             try:
@@ -305,48 +359,12 @@ class Pool:
                 raise
         return connection
 
-    async def _open_for_one(self, since: float) -> DriverConnection:
-        """Open a connection in a counted place, for a caller who waits `since` then.
-
-        A caller who is cancelled leaves it to the next one. Else callers that have less time than
-        it takes to connect would never get any, and never let another one have it.
-        """
-        if self._closing:  # since the place was handed over
-            raise _disconnected()
-        opening = self.loop.create_task(self._open_counted())
-        self._openings.add(opening)
-        opening.add_done_callback(self._openings.discard)
-        timeout = self._options.acquire_timeout
-        left = None if timeout is None else since + timeout - monotonic()
-        try:
-            await asyncio.wait((opening,), timeout=left)
-        except asyncio.CancelledError:
-            opening.add_done_callback(self._keep_opened)
-            raise
-        if not opening.done():
-            opening.add_done_callback(self._keep_opened)
-            raise PoolTimeoutError(f"no new connection could be opened within {timeout:g} s")
-        if opening.cancelled():
-            raise _disconnected()
-        return opening.result()
-
-    def _keep_opened(self, opening: asyncio.Task[DriverConnection]) -> None:
-        """Take in what was opened for a caller who is gone."""
-        if opening.cancelled():
-            return
-        error = opening.exception()
-        if error is not None:
-            logger.debug("a connection that nobody waits for could not be opened: %r", error)
-        elif self._closing:
-            opening.result().terminate()
-        else:
-            self._keep(opening.result())
-
-    async def _wait(self, since: float) -> Any:
-        waiter: asyncio.Future[Any] = self.loop.create_future()
+    async def _wait(self) -> DriverConnection:
+        """Wait for a connection, which counts as leased from when it is handed over."""
+        since = monotonic()
+        waiter: asyncio.Future[DriverConnection] = self.loop.create_future()
         waiting = since, waiter
         self._waiters.append(waiting)
-        self._waits += 1
         if self._expiry is None and self._options.acquire_timeout is not None:
             self._expiry = self.loop.call_later(self._options.acquire_timeout, self._expire)
         try:
@@ -354,11 +372,7 @@ class Pool:
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                 # Served and cancelled at once: the next waiter gets it.
-                item = waiter.result()
-                if item is _PLACE:
-                    self._give_up_place()
-                else:
-                    self._keep(item)
+                self._keep(waiter.result())
             raise
         finally:
             self._wait_time += monotonic() - since
@@ -375,6 +389,7 @@ class Pool:
         timeout = self._options.acquire_timeout
         assert timeout is not None
         now = monotonic()
+        message = None
         while self._waiters:
             since, waiter = self._waiters[0]
             left = since + timeout - now
@@ -383,16 +398,18 @@ class Pool:
                 return
             self._waiters.popleft()
             if not waiter.done():
-                waiter.set_exception(
-                    PoolTimeoutError(
-                        f"no connection came free within {timeout:g} s; "
-                        f"{self._size} of max_size={self._max_size} are in use{self._holders()}"
-                    )
-                )
+                message = message or self._exhaustion(timeout)
+                waiter.set_exception(PoolTimeoutError(message))
 
-    def _holders(self) -> str:
-        holders = [str(lease.holder) for lease in self._leased if lease.holder is not None]
-        return f", held by {'; '.join(holders)}" if holders else ""
+    def _exhaustion(self, timeout: float) -> str:
+        """Say why nobody was served: who holds the connections."""
+        opening = len(self._openings)
+        return (
+            f"no connection came free {'or could be opened ' if opening else ''}"
+            f"within {timeout:g} s; "
+            f"{self._size - opening} of max_size={self._max_size} are in use"
+            f"{describe_holders(self._leased)}"
+        )
 
     async def release(self, connection: DriverConnection) -> None:
         """Take a connection back; it is rolled back, reset, checked or closed as it needs.
@@ -401,7 +418,7 @@ class Pool:
         """
         if self.put(connection):
             return
-        cleaning = self._spawn(self._clean(connection))
+        cleaning = self.spawn(self._clean(connection))
         # The caller waits only for what is usual. The connection is not lent before it is clean.
         deadline = monotonic() + CANCEL_SECONDS
         cancellation = None
@@ -448,12 +465,12 @@ class Pool:
 
     def _keep(self, connection: DriverConnection) -> None:
         """Pass a clean connection on to the first waiter, or keep it idle."""
-        self._leased.discard(connection)
         connection.holder = None
         if self._closing:
-            self._discard(connection, "disconnect")
-            self._note_return()
+            if connection in self._leased:  # else it was cut, and counted, with the others
+                self._discard(connection, "disconnect")
             return
+        self._leased.discard(connection)
         if self._retires or not connection.is_alive(look=False):
             reason = self._unfit_reason(connection)
             if reason is not None:
@@ -465,9 +482,10 @@ class Pool:
         """Do the same with a connection that can go on being used."""
         connection.holder = None
         connection.used_at = monotonic()
-        if self._waiters and self._hand_over(connection):
+        if self._waiters and (waiter := self._first_waiter()) is not None:
             # Between two leases it counts as leased, so that closing the pool finds it.
             self._leased.add(connection)
+            waiter.set_result(connection)
             return
         self._leased.discard(connection)
         self._idle.append(connection)
@@ -494,16 +512,24 @@ class Pool:
         """Close a connection in good order, in the background, and free its place."""
         self._closed[reason] += 1
         self._leased.discard(connection)
+        self._forget_retirement(connection)
         if reason == "lost":
             connection.terminate()
         else:
-            self._spawn(_close(connection))
+            self.spawn(_close(connection))
         self._give_up_place()
         self._note_return()
+
+    def _forget_retirement(self, connection: DriverConnection) -> None:
+        if self._retirements:
+            retirement = self._retirements.pop(connection, None)
+            if retirement is not None:
+                retirement.cancel()
 
     def _drop(self, connection: DriverConnection, reason: str) -> None:
         """Cut a connection and free its place."""
         connection.terminate()
+        self._forget_retirement(connection)
         if connection in self._leased:
             self._closed[reason] += 1
             self._leased.discard(connection)
@@ -512,11 +538,14 @@ class Pool:
 
     def drop_unowned(self, connection: DriverConnection) -> None:
         """Cut a leased connection whose owner is gone without having returned it."""
+        if self.inherited:
+            return  # the parent's owner may be there still
         # The loop may be closed, or closing in another thread.
         with contextlib.suppress(RuntimeError):
             self.loop.call_soon_threadsafe(self._drop, connection, "unreturned")
 
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run what cleans up in a task of its own, which closing the pool waits for."""
         task = self.loop.create_task(coroutine)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
@@ -540,6 +569,20 @@ class Pool:
                 self._schedule_reaper()
                 return
             self._discard(self._idle.popleft(), "idle_timeout")
+
+    def _retire(self, connection: DriverConnection) -> None:
+        """Replace a connection that is too old, if it idles; otherwise it goes when it returns."""
+        self._retirements.pop(connection, None)
+        if connection in self._idle:
+            self._idle.remove(connection)
+            self._discard(connection, "max_lifetime")
+            if self._size < self._options.min_size:
+                self._open_more()
+
+    def _disown(self) -> list[DriverConnection]:
+        """Leave everything to the parent of this process; return its connections."""
+        self.inherited = self._closing = True
+        return [*self._idle, *self._leased]
 
 
 async def _close(connection: DriverConnection) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from fastdb.drivers.base import DEFAULT_OPTIONS, TransactionOptions
 from fastdb.exceptions import DatabaseError, OptionError, QueryTimeoutError, QueryTypeError
@@ -14,13 +16,15 @@ from fastdb.transaction import Transaction
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 
+    from sqlalchemy import MetaData
     from sqlalchemy.sql import ClauseElement
 
     from fastdb._speedups import QueryCache, QueryPlan, Record
     from fastdb.connection import Connection
-    from fastdb.drivers.base import Batch, DriverConnection, Outcome
+    from fastdb.drivers.base import Batch, Driver, DriverConnection, Outcome
     from fastdb.options import Options
     from fastdb.pool import Pool
+    from fastdb.sql_text import Lexical
 
     Query = str | ClauseElement
     Values = Mapping[Any, Any]
@@ -28,6 +32,8 @@ if TYPE_CHECKING:
     Finish = Callable[[Any, Given, Any, DriverConnection], Any]
 
 __all__ = ["ExecuteResult", "Queries", "Services"]
+
+T = TypeVar("T")
 
 logger = logging.getLogger("fastdb")
 
@@ -57,6 +63,10 @@ class Services(Protocol):
     """What a Connection needs of its Database."""
 
     @property
+    def _driver(self) -> Driver:
+        """The driver, which made the connections."""
+
+    @property
     def query_cache(self) -> QueryCache:
         """The compiled queries."""
 
@@ -77,6 +87,9 @@ class Services(Protocol):
 
     def _note_lease(self, change: int) -> None:
         """Count the Connections that hold a lease."""
+
+    def _lexical(self) -> Lexical:
+        """Return the lexical rules of the server's SQL."""
 
     def _log_query(self, query: Query, values: object) -> None:
         """Write a query to the log."""
@@ -204,6 +217,49 @@ class Queries:
             timeout: Seconds until the whole is cancelled and undone.
         """
         return self._perform("execute_many", query, check_rows(values), timeout)
+
+    def run_sync(self, function: Callable[..., T], *args: Any) -> Coroutine[Any, Any, T]:
+        """Call ``function(connection, *args)`` with a synchronous Connection of SQLAlchemy.
+
+        It runs over this connection of fastdb's, inside the transaction that is open there, if
+        one is; otherwise what it has not committed itself is committed at the end. An exception
+        rolls back what was not committed, and passes::
+
+            def table_names(connection: sqlalchemy.Connection) -> list[str]:
+                return sqlalchemy.inspect(connection).get_table_names()
+
+            await database.run_sync(table_names)
+
+        Needs the package greenlet: ``pip install fastdb-sql[migrations]``.
+
+        Args:
+            function: A synchronous function; it may do all that the Connection allows.
+            args: Its further arguments.
+
+        Raises:
+            DriverNotInstalledError: greenlet is missing.
+        """
+        if not callable(function) or inspect.iscoroutinefunction(function):
+            raise OptionError(f"run_sync takes a synchronous function, not {function!r}")
+        return self._task_connection()._run_sync(function, args)
+
+    def create_all(self, metadata: MetaData, **options: Any) -> Coroutine[Any, Any, None]:
+        """Create the tables of `metadata` that are not there, as ``metadata.create_all()`` does.
+
+        Args:
+            metadata: Of SQLAlchemy.
+            options: Of ``MetaData.create_all``: ``tables`` and ``checkfirst``.
+        """
+        return self.run_sync(partial(metadata.create_all, **options))
+
+    def drop_all(self, metadata: MetaData, **options: Any) -> Coroutine[Any, Any, None]:
+        """Drop the tables of `metadata` that are there, as ``metadata.drop_all()`` does.
+
+        Args:
+            metadata: Of SQLAlchemy.
+            options: Of ``MetaData.drop_all``: ``tables`` and ``checkfirst``.
+        """
+        return self.run_sync(partial(metadata.drop_all, **options))
 
     def transaction(
         self,

@@ -148,10 +148,6 @@ def _tokens(sql: str, lexical: Lexical) -> Iterator[tuple[str, int, int]]:
             kind = "quoted"
         elif kind == "hint":
             kind = "space"
-        elif kind == "name":
-            kind = "param"
-        elif kind == "tag":
-            kind = "quoted"
         yield kind, position, end
         position = end
 
@@ -271,6 +267,11 @@ _QUERY_PRAGMAS = frozenset(
         "WAL_CHECKPOINT",
     }
 )
+#: A text without any of these begins and ends no transaction.
+_CONTROL = re.compile(
+    r"\b(?:begin|commit|end|abort|start|prepare|rollback|autocommit)\b", re.IGNORECASE
+)
+
 # https://dev.mysql.com/doc/refman/8.4/en/implicit-commit.html
 _COMMIT_VERBS = frozenset(
     {"ALTER", "CREATE", "DROP", "TRUNCATE", "RENAME", "GRANT", "REVOKE", "INSTALL", "UNINSTALL"}
@@ -319,6 +320,27 @@ def classify(sql: str, lexical: Lexical) -> Classification:
         word.text == "RETURNING" and word.depth == base for word in first[position + 1 :]
     )
     return Classification(verb, kind, returning, changes_session, implicit_commit)
+
+
+def transaction_control(sql: str, lexical: Lexical) -> str:
+    """Return the first words of what begins or ends a transaction in a text; "" where nothing does.
+
+    Savepoints do neither.
+    """
+    if not _CONTROL.search(sql):
+        return ""
+    for words in _statements(sql, lexical):
+        texts = [word.text for word in words]
+        if "ATOMIC" in texts or (texts[0] == "CREATE" and lexical.dialect != "postgresql"):
+            break  # the BEGIN and END that follow belong to a routine
+        if (
+            texts[0] in ("BEGIN", "COMMIT", "END", "ABORT")
+            or (texts[0] in ("START", "PREPARE") and texts[1:2] == ["TRANSACTION"])
+            or (texts[0] == "ROLLBACK" and "TO" not in texts[1:3])
+            or (texts[0] == "SET" and "AUTOCOMMIT" in texts and lexical.dialect == "mysql")
+        ):
+            return " ".join(texts[:2])
+    return ""
 
 
 def is_blank(sql: str, lexical: Lexical) -> bool:

@@ -265,6 +265,7 @@ class Transaction:
         connection = self._connection
         if self._state != "open" or connection is None:
             raise TransactionError(f"cannot {verb}; the transaction is {self._state_in_words()}")
+        connection._lease.check_loop()
         callbacks: list[Callable[[], Any]] = []
         try:
             if not connection._turns.take_at_once(self):

@@ -137,6 +137,7 @@ class Turns:
 
     async def _wait_for_end(self, blocker: Transaction, task: asyncio.Task[Any] | None) -> None:
         owner = last = blocker.task
+        assert owner is not None  # otherwise it would block nobody
         while last is not None and (next_blocker := self._waiting.get(last)) is not None:
             last = next_blocker.task
             if last is not None and last is task:
@@ -151,10 +152,7 @@ class Turns:
         try:
             async with asyncio.timeout(self._timeout):
                 # A task that ends without ending its transaction is waited for no longer.
-                if owner is None:
-                    await ended
-                else:
-                    await asyncio.wait((ended, owner), return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait((ended, owner), return_when=asyncio.FIRST_COMPLETED)
         except TimeoutError:
             raise TransactionError(
                 f"waited {self._timeout:g} s for {blocker!r}, which is "
@@ -171,5 +169,4 @@ class Turns:
         """Let those go on who wait for a transaction to end."""
         ended, self._ended = self._ended, []
         for future in ended:
-            if not future.done():
-                future.set_result(None)
+            future.set_result(None)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import SplitResult
 
 from fastdb.exceptions import URLTypeError
+from fastdb.url_secrets import hiding_frames
 from fastdb.url_text import (
     CONTROL,
     MASK,
@@ -60,6 +61,7 @@ class DatabaseURL:
     _hosts: tuple[tuple[str, int | None], ...]
     _port: int | None
 
+    @hiding_frames
     def __init__(self, url: str | DatabaseURL | sqlalchemy.URL) -> None:
         """Read `url`; nothing is connected and no driver is looked for."""
         text = _text_of(url)
@@ -201,6 +203,7 @@ class DatabaseURL:
         """Pickle and copy by the text."""
         return type(self), (self._text,)
 
+    @hiding_frames
     def replace(self, **changes: Any) -> DatabaseURL:
         """Return the URL with some parts changed; the others keep their very text.
 
@@ -224,6 +227,7 @@ class DatabaseURL:
     # -- for SQLAlchemy and its tools
 
     @property
+    @hiding_frames
     def sqlalchemy_url(self) -> sqlalchemy.URL:
         """The same as a ``sqlalchemy.URL``, with every option; imports SQLAlchemy."""
         from fastdb.url_sqlalchemy import to_sqlalchemy
@@ -231,6 +235,7 @@ class DatabaseURL:
         return to_sqlalchemy(self)
 
     @property
+    @hiding_frames
     def sync_url(self) -> str:
         """The URL for ``create_engine()``: a synchronous driver, none of fastdb's options.
 

@@ -168,7 +168,12 @@ def quoted(text: str, safe: str = "") -> str:
     return quote(text, safe, errors="surrogateescape")
 
 
+def is_secret_name(name: str) -> bool:
+    """Return whether an option of that name is a password, or the like."""
+    return re.search(_SECRET, name) is not None
+
+
 def masked(piece: str) -> str:
     """Return `piece` of a query, a password in it hidden."""
     name, _, value = piece.partition("=")
-    return f"{name}={MASK}" if value and re.search(_SECRET, unquote_plus(name)) else piece
+    return f"{name}={MASK}" if value and is_secret_name(unquote_plus(name)) else piece

@@ -37,9 +37,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tests.databases import DIALECTS, ServerError, Session, check, dialect_of, masked
+
+if TYPE_CHECKING:
+    from tests.certificates import Certificates
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".fastdb-dev" / "servers"
@@ -139,6 +142,18 @@ class Process:
                         f"({exc}): {self.log_tail()}"
                     ) from exc
             time.sleep(0.1)
+
+    def adopted(self, certificates: Certificates) -> list[str]:
+        """Return copies of the server's certificate, its key and the authority, for `ACCOUNT`."""
+        copies = []
+        files = certificates.server, certificates.server_key, certificates.authority
+        for path in map(Path, files):
+            copy = Path(shutil.copy(path, self.folder))
+            if os.geteuid() == 0:
+                account = pwd.getpwnam(ACCOUNT)
+                os.chown(copy, account.pw_uid, account.pw_gid)
+            copies.append(str(copy))
+        return copies
 
     def crash(self) -> None:
         """Kill the server, as a crash of the machine would; what it has written stays."""
@@ -250,8 +265,10 @@ class Programs:
         return any(not path.stat().st_mode & 0o001 for path in (self.server, *self.server.parents))
 
 
-def start_postgresql(programs: Programs) -> tuple[str, Process]:
-    """Start a PostgreSQL of our own and return its URL."""
+def start_postgresql(
+    programs: Programs, certificates: Certificates | None = None
+) -> tuple[str, Process]:
+    """Start a PostgreSQL of our own, with TLS where it gets certificates, and return its URL."""
     process = _new_process("fastdb-pg-", signal.SIGINT)  # a "fast" shutdown
     try:
         programs = programs.moved_into(process.folder)
@@ -265,12 +282,16 @@ def start_postgresql(programs: Programs) -> tuple[str, Process]:
         )
         port = _free_port()
         url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
-        settings = (
+        settings: tuple[str, ...] = (
             "fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=200",
             "max_prepared_transactions=10", "listen_addresses=127.0.0.1", "logging_collector=off",
             f"unix_socket_directories={process.folder}",
         )
         # fmt: on
+        if certificates is not None:
+            server, key, authority = process.adopted(certificates)
+            files = f"ssl_cert_file={server}", f"ssl_key_file={key}", f"ssl_ca_file={authority}"
+            settings += ("ssl=on", *files)
         options = [word for setting in settings for word in ("-c", setting)]
         process.start(
             [str(programs.server), "-D", data, "-p", str(port), *options], environment, url
@@ -281,8 +302,10 @@ def start_postgresql(programs: Programs) -> tuple[str, Process]:
     return url, process
 
 
-def start_mariadb(programs: Programs) -> tuple[str, Process]:
-    """Start a MariaDB of our own and return its URL."""
+def start_mariadb(
+    programs: Programs, certificates: Certificates | None = None
+) -> tuple[str, Process]:
+    """Start a MariaDB of our own, with TLS where it gets certificates, and return its URL."""
     process = _new_process("fastdb-my-", signal.SIGTERM)
     try:
         programs = programs.moved_into(process.folder)
@@ -298,6 +321,9 @@ def start_mariadb(programs: Programs) -> tuple[str, Process]:
         tables = _mariadb_system_tables(programs.prefix / "share")
         process.run(["mkdir", "-p", str(process.folder / "data" / "mysql")], environment)
         process.run([*common, "--bootstrap", "--silent-startup"], environment, tables)
+        if certificates is not None:
+            server, key, authority = process.adopted(certificates)
+            common += [f"--ssl-cert={server}", f"--ssl-key={key}", f"--ssl-ca={authority}"]
         port = _free_port()
         url = f"mysql://root@127.0.0.1:{port}/"
         # fmt: off
@@ -529,20 +555,20 @@ def find(dialect: str, environ: Mapping[str, str] = os.environ) -> Server:
     return _start_one(dialect, tried)
 
 
-def start_own(dialect: str) -> Server:
-    """Start a server of `dialect` for a test that stops it.
+def start_own(dialect: str, certificates: Certificates | None = None) -> Server:
+    """Start a server of `dialect` for a test that stops it, with TLS where it gets certificates.
 
     Raises:
         ServerError: It cannot be started.
     """
-    return _start_one(dialect, [])
+    return _start_one(dialect, [], certificates)
 
 
-def _start_one(dialect: str, tried: list[str]) -> Server:
+def _start_one(dialect: str, tried: list[str], certificates: Certificates | None = None) -> Server:
     start = start_postgresql if dialect == "postgresql" else start_mariadb
     for origin, programs in _ways(dialect):
         try:
-            url, process = start(programs())
+            url, process = start(programs(), certificates)
             return Server(dialect, url, check(url), origin, process)
         except ServerError as exc:
             tried.append(f"{origin}: {exc}")

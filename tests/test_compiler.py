@@ -16,6 +16,7 @@ from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 from fastdb._speedups import QueryCache
 from fastdb.compiler import Compiler, postgresql_statement_compiler
+from fastdb.compiler_fingerprint import fingerprint
 from fastdb.compiler_parts import MISSING
 from fastdb.exceptions import (
     EmptyQueryError,
@@ -272,6 +273,59 @@ def test_lambdas_and_functions() -> None:
     assert sql("sqlite", sa.func.count()) == "SELECT count(*) AS count_1"
 
 
+def test_what_stands_for_an_expression() -> None:
+    class Stands:
+        def __clause_element__(self) -> Any:
+            return sa.select(t.c.id)
+
+    assert sql("sqlite", Stands()) == sql("sqlite", sa.select(t.c.id))
+
+
+def test_values_of_a_further_table_of_an_update() -> None:
+    query = sa.update(t).where(t.c.id == pair.c.a)
+    plan, args, _ = prepare("mysql", query, {t.c.n: 1, pair.c.b: "x"})
+    assert "SET pair.b=%s, t.n=%s" in plan.sql
+    assert args == ("x", 1)
+
+
+def test_a_server_makes_the_keys_of_many_rows() -> None:
+    cache = QueryCache(compiler_for("postgresql"))
+    (batch,) = cache.prepare_many(sa.insert(made), [{"x": 1}, {"x": 2}], 10)
+    assert "make_key()" in batch[0].sql
+    assert batch[1] == [(1,), (2,)]
+
+
+def test_a_key_that_is_returned_twice() -> None:
+    plan, _, _ = prepare("postgresql", sa.insert(t).returning(t.c.id, t.c.id), {"n": 1})
+    assert plan.key_sources in ((("none",),), (("returning", 0),), (("lastrowid",),))
+
+
+def test_a_missing_value_is_false() -> None:
+    assert not MISSING
+
+
+def test_what_is_no_expression_has_no_fingerprint() -> None:
+    assert fingerprint(object()) is None
+
+
+def test_columns_are_found_by_their_lineage() -> None:
+    alias = t.alias()
+    plan, _, _ = prepare("sqlite", sa.select(alias.c.id, alias.c.name))
+    record = plan.layout(("id", "name")).record((5, "x"))
+    assert (record[t.c.id], record[t.c.name]) == (5, "x")
+    keys: list[Any] = [t.c.n, sa.column("other"), [5]]
+    for key in keys:
+        with pytest.raises((KeyError, TypeError)):
+            record[key]
+
+
+def test_texts_with_columns_of_many_names() -> None:
+    plan, _, _ = prepare("sqlite", sa.text("SELECT * FROM t").columns(at=sa.DateTime))
+    for number in range(200):
+        record = plan.layout(("at", f"x{number}")).record(("2024-01-02 00:00:00.000000", 1))
+        assert record[0] == datetime.datetime(2024, 1, 2)
+
+
 def test_sqlalchemys_errors_become_ours() -> None:
     with pytest.raises(ProgrammingError, match="conflicts") as caught:
         prepare(
@@ -285,6 +339,10 @@ def test_sqlalchemys_errors_become_ours() -> None:
         prepare("sqlite", sa.select(sa.cast(t.c.tags, postgresql.ARRAY(sa.Integer))))
     with pytest.raises(UnknownParameterError, match="'nope'"):
         prepare("sqlite", sa.insert(t), {"nope": 1})
+    with pytest.raises(UnknownParameterError, match="the table has no column 'nope'"):
+        prepare("sqlite", sa.insert(t).values(nope=1))
+    with pytest.raises(ProgrammingError):
+        prepare("sqlite", sa.insert(t).values([{"n": 1}]), {"n": sa.func.abs(1)})
     with pytest.raises(EmptyQueryError, match="None"):
         compiler_for("sqlite").adapt(None, None)
     with pytest.raises(QueryTypeError, match="'list'"):
@@ -296,6 +354,11 @@ def test_sqlalchemys_errors_become_ours() -> None:
 AWARE = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
 CASTS: list[tuple[Any, str]] = [
     (sa.select(sa.literal(5)), "$1::INTEGER"),
+    (sa.select(sa.type_coerce(sa.literal(5), sa.BigInteger)), "$1::"),
+    (
+        sa.select(t.c.id).where(sa.tuple_(t.c.id, t.c.n) == sa.tuple_(1, 2)),
+        "($1::INTEGER, $2::INTEGER)",
+    ),
     (sa.select(sa.literal(5_000_000_000)), "$1::BIGINT"),
     (sa.select(sa.literal(datetime.date(2020, 1, 1))), "$1::DATE"),
     (sa.select(sa.literal(True)), "$1::BOOLEAN"),
@@ -330,6 +393,8 @@ UNCAST: list[Any] = [
     sa.select(sa.func.coalesce(t.c.at, AWARE), sa.func.nullif(t.c.n, 5)),
     sa.select(sa.case((t.c.n > 1, t.c.at), else_=AWARE)),
     sa.select(sa.case((t.c.n == 1, "a"), else_="b")),
+    sa.select(sa.case((t.c.n == 1, "a"))),
+    sa.select(t.c.id).where(sa.case({1: t.c.n}, value=t.c.id) > 5),
     sa.select(t).where(sa.func.now() > AWARE),
     sa.select(t).where(t.c.amount > decimal.Decimal(1)),
     sa.select(postgresql.array([t.c.n, 2])),

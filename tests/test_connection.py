@@ -252,3 +252,28 @@ async def test_a_wait_for_anothers_lease_that_is_cancelled_leaks_nothing(databas
         gate.set()
         await asyncio.wait([leaser, waiter])
         assert database.pool.stats().leased == 0
+
+
+async def test_readable_repr(database: fastdb.Database) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    async with database.connection() as connection, connection.transaction():
+        name = task.get_name()
+        assert repr(connection) == f"<Connection of {name!r} holding, 1 transactions open>"
+    assert repr(connection) == f"<Connection of {name!r} idle, 0 transactions open>"
+
+
+async def test_a_changed_session_of_a_connection_nobody_holds_is_reset(database_url: str) -> None:
+    change, query, value = {
+        "sqlite": ("PRAGMA cache_size = 77", "PRAGMA cache_size", 77),
+        "postgresql": ("SET work_mem = '77kB'", "SHOW work_mem", "77kB"),
+        "mysql": ("SET sort_buffer_size = 77824", "SELECT @@sort_buffer_size", 77824),
+    }[fastdb.Database(database_url).url.dialect]
+    async with fastdb.Database(database_url, max_size=1) as database:
+        async with database.connection() as held:
+            await held.execute(change)
+            assert await held.fetch_val(query) == value
+        shared = fastdb.Connection(database)
+        await shared.execute(change)
+        assert await shared.fetch_val(query) != value
+        assert database.pool.stats().leased == 0

@@ -122,6 +122,9 @@ def test_what_is_no_url_is_refused(url: Any) -> None:
         ({"maxsize": 3, "max_size": 3}, "mean the same"),
         ({"max_overflow": 3}, "max_overflow needs pool_size"),
         ({"log_values": "perhaps"}, "log_values is 'perhaps'"),
+        ({"query_cache_size": -1}, "query_cache_size is -1; it must not be negative"),
+        ({"command_timeout": -1}, "command_timeout is -1; it must be 0 or more seconds"),
+        ({"reset": 5}, "reset is 5; it must be a string"),
         ({"setup": 3}, "setup is 3"),
     ],
 )
@@ -156,6 +159,26 @@ def test_other_aliases_and_precedence() -> None:
     assert settings.max_lifetime == 7
     assert settings.idle_timeout == 9
     assert settings.max_size == 4
+
+
+@pytest.mark.parametrize(
+    ("query", "options", "name", "value"),
+    [
+        ("acquire_timeout=none", {}, "acquire_timeout", None),
+        ("command_timeout=", {}, "command_timeout", None),
+        ("max_lifetime=-1", {}, "max_lifetime", None),
+        ("idle_timeout=0", {}, "idle_timeout", None),
+        ("max_queries=5", {"max_queries": None}, "max_queries", None),
+        ("echo=on", {}, "echo", True),
+        ("echo=off", {}, "echo", False),
+        ("reset=Always", {}, "reset", "always"),
+    ],
+)
+def test_values_of_options_that_have_several_spellings(
+    query: str, options: dict[str, Any], name: str, value: object
+) -> None:
+    settings = fastdb.Database(f"sqlite://?{query}", **options).settings
+    assert getattr(settings, name) == value
 
 
 async def test_names_where_users_of_the_predecessor_look(database_url: str) -> None:
@@ -203,6 +226,43 @@ def test_a_database_outlives_its_event_loop(database_url: str) -> None:
 
     assert asyncio.run(use(disconnect=True)) == 1
     assert asyncio.run(use(disconnect=True)) == 1
+
+
+@pytest.mark.parametrize("disconnects", [False, True])
+def test_a_loop_that_ended_without_disconnect_is_left_behind(
+    sqlite_url: str, disconnects: bool
+) -> None:
+    database = fastdb.Database(sqlite_url)
+
+    async def first() -> None:
+        await database.connect()
+        await database.execute("CREATE TABLE notes (id INTEGER PRIMARY KEY)")
+
+    async def second() -> Any:
+        if disconnects:
+            await database.disconnect()
+            assert not database.is_connected
+        async with database:
+            return await database.fetch_val("SELECT count(*) FROM notes")
+
+    asyncio.run(first())
+    assert asyncio.run(second()) == 0
+
+
+async def test_a_query_called_outside_of_a_task_has_a_connection_of_its_own(
+    database: fastdb.Database,
+) -> None:
+    called: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    async with database.transaction():
+        # The loop calls it: there is no task whose transaction it could belong to.
+        asyncio.get_running_loop().call_soon(
+            lambda: called.set_result(database.fetch_val("SELECT 1"))
+        )
+        query = await called
+        leased = database.pool.stats().leased
+        assert await query == 1
+        assert leased == 1
+        assert database.pool.stats().opened == 2
 
 
 def test_calls_outside_of_a_running_loop(database_url: str) -> None:
@@ -358,3 +418,71 @@ async def test_queries_that_come_while_a_forced_rollback_connects(database_url: 
     stay.set()
     await connecting
     await database.disconnect()
+
+
+async def test_force_rollback_that_cannot_begin_leaves_nothing_connected(database_url: str) -> None:
+    async def setup(raw: Any) -> None:
+        raise ZeroDivisionError
+
+    database = fastdb.Database(database_url, force_rollback=True, setup=setup)
+    with pytest.raises(ZeroDivisionError):
+        await database.connect()
+    assert not database.is_connected
+    assert repr(database.force_rollback) == "True"
+
+
+async def test_a_forced_rollback_is_not_waited_for_beyond_the_bound(
+    server_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    database = fastdb.Database(server_url, force_rollback=True)
+    await database.connect()
+    await database.execute("CREATE TABLE notes (id INTEGER PRIMARY KEY)")
+    function = "pg_sleep" if server_url.startswith("postgres") else "sleep"
+    sleeping = asyncio.create_task(database.execute(f"SELECT {function}(60)"))
+    await asyncio.sleep(0.05)
+    await database.disconnect(timeout=0.05)
+    assert "the forced rollback took longer than 0.05 s" in caplog.text
+    with pytest.raises(fastdb.Error):
+        await sleeping
+    assert not database.is_connected
+
+
+async def test_statements_that_end_the_forced_transaction_are_told(postgresql_url: str) -> None:
+    async with fastdb.Database(postgresql_url) as plain:
+        await plain.execute("CREATE TABLE notes (id INTEGER PRIMARY KEY)")
+        for sql, error in (
+            ("ROLLBACK", None),
+            ("COMMIT; BEGIN", "savepoint"),
+            ("COMMIT; BEGIN; SELECT 1 / 0", "division by zero"),
+        ):
+            database = fastdb.Database(postgresql_url, force_rollback=True)
+            await database.connect()
+            if error is None:
+                await database.execute(sql)
+            else:
+                with pytest.raises(fastdb.DatabaseError, match=error):
+                    await database.execute(sql)
+            await database.disconnect()
+            assert not database.is_connected
+        assert await plain.fetch_val("SELECT count(*) FROM notes") == 0
+
+
+async def test_a_statement_cancelled_at_any_moment_leaves_the_forced_transaction(
+    postgresql_url: str,
+) -> None:
+    async with fastdb.Database(postgresql_url) as plain:
+        await plain.execute("CREATE TABLE notes (id INTEGER PRIMARY KEY)")
+        async with fastdb.Database(postgresql_url, force_rollback=True) as database:
+            for moment in range(120):
+                insert = database.execute("INSERT INTO notes VALUES (:id)", {"id": moment})
+                task = asyncio.create_task(insert)
+                for _ in range(moment):
+                    await asyncio.sleep(0)
+                task.cancel()
+                await asyncio.wait([task])
+                count = await database.fetch_val(
+                    "SELECT count(*) FROM notes WHERE id = :id", {"id": moment}
+                )
+                # Cancelled on its way back, the statement may have been done already.
+                assert count in ((0, 1) if task.cancelled() else (1,))
+        assert await plain.fetch_val("SELECT count(*) FROM notes") == 0

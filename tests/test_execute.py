@@ -402,3 +402,37 @@ async def test_the_same_query_object_again(tables: fastdb.Database) -> None:
         assert row is not None
         assert row.text == f"n{n - 1}"
     assert tables.query_cache.info().hits > 0
+
+
+async def test_a_key_that_only_the_server_knows(mysql_url: str) -> None:
+    made = sa.Table(
+        "made",
+        sa.MetaData(),
+        sa.Column("id", sa.String(36), primary_key=True, server_default=sa.text("(uuid())")),
+        sa.Column("n", sa.Integer),
+        implicit_returning=False,
+    )
+    async with fastdb.Database(mysql_url) as database:
+        await database.execute(sa.schema.CreateTable(made))
+        result = await database.execute_result(made.insert(), {"n": 1})
+        assert result.rowcount == 1
+        assert result.inserted_primary_key in ((None,), None)
+        assert len(await database.fetch_val(sa.select(made.c.id))) == 36
+
+
+async def test_a_time_out_of_the_users_own_is_not_the_querys(database: fastdb.Database) -> None:
+    class Slow(sa.TypeDecorator[Any]):
+        impl = sa.Integer
+        cache_ok = True
+
+        def process_bind_param(self, value: Any, dialect: Any) -> Any:
+            return value
+
+        def process_result_value(self, value: Any, dialect: Any) -> Any:
+            raise TimeoutError("mine")
+
+    query = sa.select(sa.type_coerce(sa.literal(1), Slow()).label("n"))
+    with pytest.raises(TimeoutError, match="mine") as caught:
+        await database.fetch_all(query, timeout=30)
+    assert not isinstance(caught.value, fastdb.Error)
+    assert await database.fetch_val("SELECT 1") == 1

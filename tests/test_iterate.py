@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 import sqlalchemy as sa
@@ -254,3 +255,67 @@ async def test_an_iteration_ends_with_its_transaction(filled: fastdb.Database) -
         async for _ in rows:
             pass
     assert filled.pool.stats().leased == 0
+
+
+@pytest.mark.parametrize("ends", ["goes on", "is left"])
+async def test_an_iteration_does_not_go_on_over_another_connection(
+    server_url: str, ends: str
+) -> None:
+    own = "pg_backend_pid()" if server_url.startswith("postgres") else "connection_id()"
+    kill = "SELECT pg_terminate_backend(:n)" if server_url.startswith("postgres") else "KILL :n"
+    async with fastdb.Database(server_url) as database, fastdb.Database(server_url) as other:
+        await database.execute(sa.schema.CreateTable(numbers))
+        await database.execute_many(
+            numbers.insert(), [{"id": n, "flag": True} for n in range(1200)]
+        )
+        async with database.connection() as connection:
+            number = await connection.fetch_val(f"SELECT {own}")
+            rows = connection.iterate("SELECT id FROM numbers ORDER BY id", batch_size=2)
+            assert (await anext(rows)).id == 0
+            # MySQL reads the rest into memory for this.
+            assert await connection.fetch_val("SELECT 1") == 1
+            await other.execute(kill, {"n": number})
+            async with asyncio.timeout(30):
+                while True:  # the held connection is replaced, outside of a transaction
+                    try:
+                        if await connection.fetch_val(f"SELECT {own}") != number:
+                            break
+                    except fastdb.Error:
+                        pass
+                    await asyncio.sleep(0.01)
+            if ends == "is left":
+                await rows.aclose()
+            else:
+                with pytest.raises(fastdb.NotConnectedError, match="iteration was lost"):
+                    async for _ in rows:
+                        pass
+            assert await connection.fetch_val("SELECT 1") == 1
+        assert database.pool.stats().leased == 0
+
+
+async def test_a_lost_connection_does_not_hide_why_an_iteration_was_left(
+    server_url: str,
+) -> None:
+    own = "pg_backend_pid()" if server_url.startswith("postgres") else "connection_id()"
+    kill = "SELECT pg_terminate_backend(:n)" if server_url.startswith("postgres") else "KILL :n"
+    query = f"SELECT {own} AS own FROM numbers AS a, numbers AS b"
+    async with fastdb.Database(server_url) as database, fastdb.Database(server_url) as other:
+        await database.execute(sa.schema.CreateTable(numbers))
+        await database.execute_many(numbers.insert(), [{"id": n, "flag": True} for n in range(900)])
+        with pytest.raises(ZeroDivisionError):
+            async with contextlib.aclosing(database.iterate(query, batch_size=2)) as rows:
+                async for row in rows:
+                    await other.execute(kill, {"n": row.own})
+                    await asyncio.sleep(0.05)
+                    raise ZeroDivisionError
+        with pytest.raises(ZeroDivisionError):
+            async with (
+                database.transaction(),
+                contextlib.aclosing(database.iterate(query, batch_size=2)) as rows,
+            ):
+                async for row in rows:
+                    await other.execute(kill, {"n": row.own})
+                    await asyncio.sleep(0.05)
+                    raise ZeroDivisionError
+        assert await database.fetch_val("SELECT count(*) FROM numbers") == 900
+        assert database.pool.stats().leased == 0

@@ -3,18 +3,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
 from typing import Any
 
 import pytest
 
 import fastdb
 from fastdb.drivers.base import DriverConnection
+from tests.faults.proxy import Proxy
 
 
 async def hold(database: fastdb.Database, entered: asyncio.Event, leave: asyncio.Event) -> None:
     async with database.connection():
         entered.set()
         await leave.wait()
+
+
+async def select(database: fastdb.Database) -> Any:
+    """Select from a task of one's own, which is none that holds a connection."""
+    return await database.fetch_val("SELECT 1")
 
 
 async def test_connect_opens_min_size(database_url: str) -> None:
@@ -213,8 +220,9 @@ async def test_max_lifetime_replaces_connections(database_url: str) -> None:
         await asyncio.sleep(0.05)
         assert await database.fetch_val("SELECT 1") == 1
         stats = database.pool.stats()
-        assert stats.closed == {"max_lifetime": 1}
-        assert stats.size == 1
+        # On a slow machine, the second one is too old by now as well.
+        assert set(stats.closed) == {"max_lifetime"}
+        assert stats.opened - stats.closed["max_lifetime"] == stats.size <= 1
 
 
 async def test_max_queries_replaces_connections(database_url: str) -> None:
@@ -426,3 +434,133 @@ async def test_a_database_in_memory_survives_cancellations() -> None:
             task.cancel()
             await asyncio.wait([task])
             await database.execute("DELETE FROM notes")
+
+
+async def test_a_closed_pool_lends_nothing(database_url: str) -> None:
+    database = fastdb.Database(database_url)
+    await database.connect()
+    pool = database.pool
+    pool.check_loop()  # it is the pool's own
+    await database.disconnect()
+    with pytest.raises(fastdb.NotConnectedError, match="disconnected"):
+        await pool.acquire()
+
+
+async def test_a_waiter_that_was_cancelled_does_not_hinder_a_disconnect(database_url: str) -> None:
+    database = fastdb.Database(database_url, max_size=1)
+    await database.connect()
+    async with database.connection():
+        waiter = asyncio.create_task(select(database))
+        while database.pool.stats().waiting == 0:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        waiter.cancel()
+        await database.disconnect()
+    with pytest.raises(asyncio.CancelledError):
+        await waiter
+    assert not database.is_connected
+
+
+async def test_a_waiter_that_is_served_while_the_pool_closes_is_told(database_url: str) -> None:
+    database = fastdb.Database(database_url, max_size=1)
+    await database.connect()
+    pool = database.pool
+    async with database.connection():
+        waiter = asyncio.create_task(select(database))
+        while pool.stats().waiting == 0:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    # The connection was handed over above, and the waiter has not run since.
+    await database.disconnect()
+    with pytest.raises(fastdb.NotConnectedError, match="disconnected"):
+        await waiter
+    assert pool.stats().leased == 0
+
+
+async def test_a_connection_used_meanwhile_is_closed_when_its_own_time_is_over(
+    database_url: str,
+) -> None:
+    async with fastdb.Database(database_url, min_size=0, max_size=1, idle_timeout=0.2) as database:
+        await database.execute("SELECT 1")
+        await asyncio.sleep(0.1)
+        await database.execute("SELECT 1")
+        async with asyncio.timeout(30):
+            while database.pool.stats().size:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        stats = database.pool.stats()
+        assert stats.closed == {"idle_timeout": stats.opened}
+
+
+async def test_cleaning_that_does_not_end_is_cut_by_a_disconnect(database_url: str) -> None:
+    cleaning = asyncio.Event()
+    count = 0
+
+    async def init(raw: Any) -> None:
+        nonlocal count
+        count += 1
+        if count > 1:  # the second time is after the reset
+            cleaning.set()
+            await asyncio.Event().wait()
+
+    # A connection of SQLite is replaced, not reset: `init` blocks there, too.
+    database = fastdb.Database(database_url, max_size=1, reset="always", init=init)
+    await database.connect()
+    query = asyncio.create_task(database.fetch_val("SELECT 1"))
+    await cleaning.wait()
+    pool = database.pool
+    await database.disconnect(timeout=0.05)
+    assert await query == 1
+    stats = pool.stats()
+    assert (stats.idle, stats.leased) == (0, 0)
+
+
+async def test_an_init_that_swallows_its_cancellation_leaves_no_connection(
+    database_url: str,
+) -> None:
+    entered = asyncio.Event()
+    count = 0
+
+    async def init(raw: Any) -> None:
+        nonlocal count
+        count += 1
+        if count > 1:
+            entered.set()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+
+    database = fastdb.Database(database_url, max_size=2, init=init)
+    await database.connect()
+    pool = database.pool
+    async with database.connection():
+        second = asyncio.create_task(select(database))
+        await entered.wait()
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        await database.disconnect(timeout=0.05)
+    assert (pool.stats().idle, pool.stats().leased) == (0, 0)
+
+
+async def test_a_connection_that_does_not_close_in_good_order_is_cut(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("fastdb.pool.CLEANUP_TIMEOUT", 0.05)
+    caplog.set_level(logging.DEBUG, "fastdb")
+    async with (
+        Proxy(postgresql_url) as proxy,
+        fastdb.Database(proxy.url, max_queries=1) as database,
+    ):
+        async with database.connection() as connection:
+            await connection.execute("SELECT 1")
+            proxy.stall()
+        async with asyncio.timeout(30):
+            while "did not close in good order" not in caplog.text:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        proxy.resume()
+        assert await database.fetch_val("SELECT 1") == 1
+
+
+async def test_two_tasks_on_one_connection_lease_once(database_url: str) -> None:
+    async with fastdb.Database(database_url, max_size=3) as database, database.connection():
+        shared = fastdb.Connection(database)
+        values = await asyncio.gather(*(shared.fetch_val("SELECT 1") for _ in range(3)))
+        assert values == [1, 1, 1]
+        assert database.pool.stats().opened == 2

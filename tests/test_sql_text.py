@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastdb.exceptions import ProgrammingError
-from fastdb.sql_text import Lexical, classify, is_blank, render
+from fastdb.sql_text import Lexical, classify, is_blank, render, transaction_control
 
 POSTGRESQL = Lexical("postgresql")
 MYSQL = Lexical("mysql")
@@ -368,3 +368,31 @@ def test_a_quote_without_an_end_costs_one_pass() -> None:
     assert render(":a '" + "''x" * 200_000 + "'", SQLITE, "qmark").names == ("a",)
     assert classify("/*" * 100_000, POSTGRESQL).verb == ""
     assert classify("$" * 20_000 + "x", POSTGRESQL).verb == ""
+
+
+@pytest.mark.parametrize(
+    ("dialect", "sql", "words"),
+    [
+        ("sqlite", "SELECT 1", ""),
+        ("sqlite", "SELECT 'commit' -- rollback", ""),
+        ("sqlite", "-- now\ncommit", "COMMIT"),
+        ("sqlite", "End Transaction", "END TRANSACTION"),
+        ("sqlite", "CREATE TRIGGER t AFTER INSERT ON n BEGIN SELECT 1; END", ""),
+        ("sqlite", "ROLLBACK TO here", ""),
+        ("sqlite", "SAVEPOINT start", ""),
+        ("postgresql", "ABORT", "ABORT"),
+        ("postgresql", "ROLLBACK WORK TO SAVEPOINT here", ""),
+        ("postgresql", "SELECT 1; ROLLBACK AND CHAIN", "ROLLBACK AND"),
+        ("postgresql", "PREPARE start AS SELECT 1", ""),
+        ("postgresql", "PREPARE TRANSACTION 'x'", "PREPARE TRANSACTION"),
+        ("postgresql", "CREATE TABLE n (a int); COMMIT", "COMMIT"),
+        ("postgresql", "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1; END", ""),
+        ("mysql", "START TRANSACTION READ ONLY", "START TRANSACTION"),
+        ("mysql", "START SLAVE", ""),
+        ("mysql", "BEGIN NOT ATOMIC SELECT 1; END", ""),
+        ("mysql", "SET autocommit = 1", "SET AUTOCOMMIT"),
+        ("postgresql", "SET autocommit = 1", ""),
+    ],
+)
+def test_transaction_control(dialect: str, sql: str, words: str) -> None:
+    assert transaction_control(sql, Lexical(dialect)) == words

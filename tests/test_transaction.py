@@ -763,3 +763,186 @@ async def test_a_database_in_memory_outlives_a_block_that_is_left_while_it_is_in
             await task
         assert await beside[0] == 1_000_000
         assert await database.fetch_val("SELECT count(*) FROM notes") == 0
+
+
+async def test_on_commit_takes_callables_while_the_transaction_is_open(
+    notes: fastdb.Database,
+) -> None:
+    async with notes.transaction() as transaction:
+        with pytest.raises(fastdb.OptionError, match="on_commit takes a callable, not 5"):
+            transaction.on_commit(5)  # type: ignore[arg-type]
+    with pytest.raises(fastdb.TransactionError, match="already committed"):
+        transaction.on_commit(print)
+
+
+async def test_every_error_of_on_commit_is_told(notes: fastdb.Database) -> None:
+    def fail(error: Exception) -> None:
+        raise error
+
+    with pytest.raises(ExceptionGroup, match="several on_commit callbacks failed") as caught:
+        async with notes.transaction() as transaction:
+            await add(notes, 1)
+            transaction.on_commit(lambda: fail(ZeroDivisionError()))
+            transaction.on_commit(lambda: fail(KeyError()))
+    assert [type(error) for error in caught.value.exceptions] == [ZeroDivisionError, KeyError]
+    assert await ids(notes) == [1]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_rollback_that_fails_hides_no_error_of_the_block(
+    database_url: str, caplog: pytest.LogCaptureFixture, fails: bool
+) -> None:
+    async with fastdb.Database(database_url, acquire_timeout=0.05) as database:
+        await database.execute("CREATE TABLE notes (id INTEGER PRIMARY KEY, text VARCHAR(100))")
+        started = asyncio.Event()
+
+        async def child(connection: fastdb.Connection) -> None:
+            async with connection.transaction():
+                started.set()
+                await asyncio.Event().wait()
+
+        # The child's transaction does not end, so that the end of the block has no turn.
+        with pytest.raises(ZeroDivisionError if fails else fastdb.TransactionError):
+            async with (
+                database.connection() as connection,
+                connection.transaction(force_rollback=True),
+            ):
+                await add(connection, 1)
+                task = asyncio.create_task(child(connection))
+                await started.wait()
+                if fails:
+                    raise ZeroDivisionError
+        assert ("could not be rolled back" in caplog.text) is fails
+        assert await ids(database) == []
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await ids(database) == []
+        assert database.pool.stats().leased == 0
+
+
+async def test_a_savepoint_that_is_gone_cannot_be_rolled_back_to(notes: fastdb.Database) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with notes.transaction():
+            await add(notes, 1)
+            async with notes.transaction():
+                await notes.execute("COMMIT")
+                raise ZeroDivisionError
+    assert await ids(notes) == [1]
+    stats = notes.pool.stats()
+    assert (stats.leased, stats.idle) == (0, stats.size)
+
+
+async def test_a_commit_by_hand_can_be_tried_again_after_a_childs_turn(database_url: str) -> None:
+    async with fastdb.Database(database_url, acquire_timeout=0.05) as database:
+        await database.execute("CREATE TABLE notes (id INTEGER PRIMARY KEY, text VARCHAR(100))")
+        started, release = asyncio.Event(), asyncio.Event()
+
+        async def child(connection: fastdb.Connection) -> None:
+            async with connection.transaction():
+                started.set()
+                await release.wait()
+
+        async with database.connection() as connection:
+            transaction = await connection.transaction()
+            await add(connection, 1)
+            task = asyncio.create_task(child(connection))
+            await started.wait()
+            with pytest.raises(fastdb.TransactionError, match="end it"):
+                await transaction.commit()
+            release.set()
+            await task
+            await transaction.commit()
+        assert await ids(database) == [1]
+
+
+async def test_who_waits_in_a_chain_is_served_at_last(notes: fastdb.Database) -> None:
+    order: list[str] = []
+    opened = [asyncio.Event() for _ in range(2)]
+    release = asyncio.Event()
+
+    async def first(shared: fastdb.Connection) -> None:
+        async with shared.transaction():
+            opened[0].set()
+            await release.wait()
+            order.append("first")
+
+    async def second(shared: fastdb.Connection, other: fastdb.Connection) -> None:
+        async with other.transaction(readonly=True):
+            opened[1].set()
+            await shared.execute("SELECT 1")
+            order.append("second")
+
+    async with notes.connection() as shared:
+        other = fastdb.Connection(notes)
+        tasks = [asyncio.create_task(first(shared))]
+        await opened[0].wait()
+        tasks.append(asyncio.create_task(second(shared, other)))
+        await opened[1].wait()
+        third = asyncio.create_task(other.fetch_val("SELECT 1"))
+        await asyncio.sleep(0.02)
+        assert order == []
+        release.set()
+        assert await third == 1
+        await asyncio.gather(*tasks)
+        assert order == ["first", "second"]
+
+
+async def test_a_statement_of_no_task_waits_for_a_tasks_transaction(
+    notes: fastdb.Database,
+) -> None:
+    loop = asyncio.get_running_loop()
+    called: asyncio.Future[Any] = loop.create_future()
+    opened, release = asyncio.Event(), asyncio.Event()
+
+    async def child(shared: fastdb.Connection) -> None:
+        async with shared.transaction():
+            opened.set()
+            await release.wait()
+            await add(shared, 1)
+
+    async with notes.connection() as shared:
+        task = asyncio.create_task(child(shared))
+        await opened.wait()
+        # The loop calls it, in a context of its own: no task's transaction is the statement's.
+        loop.call_soon(lambda: called.set_result(shared.fetch_val("SELECT count(*) FROM notes")))
+        counting = asyncio.create_task(await called)
+        await asyncio.sleep(0.02)
+        assert not counting.done()
+        release.set()
+        assert await counting == 1
+        await task
+
+
+async def test_a_wait_for_anothers_query_is_bounded(server_url: str) -> None:
+    function = "pg_sleep" if server_url.startswith("postgres") else "sleep"
+    async with (
+        fastdb.Database(server_url, acquire_timeout=0.05) as database,
+        database.connection() as connection,
+    ):
+        sleeping = asyncio.create_task(connection.execute(f"SELECT {function}(60)"))
+        await asyncio.sleep(0.02)
+        with pytest.raises(fastdb.TransactionError, match=r"busy with another .* for 0\.05 s"):
+            await connection.execute("SELECT 1")
+        sleeping.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sleeping
+        assert await connection.fetch_val("SELECT 1") == 1
+
+
+async def test_a_turn_that_comes_with_a_cancellation_is_passed_on(
+    database: fastdb.Database,
+) -> None:
+    async with database.connection() as connection:
+        turns = connection._turns
+        assert turns.take_at_once(None)
+        first = asyncio.create_task(connection.fetch_val("SELECT 1"))
+        second = asyncio.create_task(connection.fetch_val("SELECT 2"))
+        await asyncio.sleep(0)
+        assert len(turns.queue) == 2
+        turns.pass_on()  # it is the first one's now,
+        first.cancel()  # who does not want it any more
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert await second == 2
+        assert await connection.fetch_val("SELECT 3") == 3

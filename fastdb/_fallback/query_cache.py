@@ -118,7 +118,7 @@ class QueryCache:
 
         Nothing is read of `rows` before the first batch is asked for, nor ahead of it.
         """
-        from fastdb.compiler_parts import check_row
+        from fastdb.compiler_parts import check_row, name_row
 
         batch: list[tuple[Any, ...]] = []
         current: QueryPlan | None = None
@@ -128,25 +128,29 @@ class QueryCache:
         for number, row in enumerate(rows):
             if type(row) is not dict:
                 check_row(row, number)
-            if isinstance(query, str):
-                plan, text = self._text(query)
-                args = text.arguments(row)
-            elif (
-                same is not None
-                and type(row) is dict
-                and tuple(row) == keys
-                and plain_types.issuperset(map(type, row.values()))
-            ):
-                # The names are most often those of the row before, and no value an expression.
-                self._hits += 1
-                plan, args, _ = self._bound(same, row)
-            else:
-                same, values, keys = self._look_up(query, row, True)
-                plan, args, _ = self._bound(same, values)
-                if values is not None and len(values) == len(row):
-                    plain_types = _plain_types()
+            try:
+                if isinstance(query, str):
+                    plan, text = self._text(query)
+                    args = text.arguments(row)
+                elif (
+                    same is not None
+                    and type(row) is dict
+                    and tuple(row) == keys
+                    and plain_types.issuperset(map(type, row.values()))
+                ):
+                    # The names are most often those of the row before, and no value an expression.
+                    self._hits += 1
+                    plan, args, _ = self._bound(same, row)
                 else:
-                    same = None  # what is not in `values` is in the statement
+                    same, values, keys = self._look_up(query, row, True)
+                    plan, args, _ = self._bound(same, values)
+                    if values is not None and len(values) == len(row):
+                        plain_types = _plain_types()
+                    else:
+                        same = None  # what is not in `values` is in the statement
+            except Exception as exc:
+                name_row(exc, number)
+                raise
             if current is not None and (plan.sql != current.sql or len(batch) >= batch_size):
                 yield current, batch
                 batch = []
@@ -279,7 +283,9 @@ class QueryCache:
 
         try:
             same.reference = weakref.ref(query, forget)
-        except TypeError:  # an expression class without weak references
+        except (
+            TypeError
+        ):  # an expression class without weak references  # pragma: no cover: other SQLAlchemy
             return
         with self._lock:
             known[same_key] = same
@@ -287,7 +293,10 @@ class QueryCache:
                 try:
                     oldest = next(iter(known))
                     oldest_same = known.pop(oldest, None)
-                except (RuntimeError, StopIteration):  # one was forgotten meanwhile
+                except (
+                    RuntimeError,
+                    StopIteration,
+                ):  # one was forgotten meanwhile  # pragma: no cover: threads
                     continue
                 if oldest_same is not None and oldest_same.used:
                     oldest_same.used = False

@@ -6,7 +6,7 @@
 cimport cython
 from cpython.bytes cimport PyBytes_CheckExact
 from cpython.dict cimport PyDict_CheckExact, PyDict_GetItemWithError, PyDict_Size
-from cpython.float cimport PyFloat_CheckExact
+from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cpython.list cimport PyList_GET_ITEM
 from cpython.long cimport PyLong_CheckExact
 from cpython.object cimport PyObject
@@ -71,9 +71,9 @@ cdef inline void put_clock(char *text, int hour, int minute, int second, int mic
 
 
 cdef object written_form(object value):
-    """Return how SQLAlchemy writes an exact date, datetime or time for SQLite; None otherwise."""
+    """Return how SQLAlchemy writes an exact, naive moment for SQLite; None for other values."""
     cdef char text[26]
-    if dates.is_exact_datetime(value):
+    if dates.is_naive_datetime(value):
         put_day(text, value)
         text[10] = c' '
         put_clock(
@@ -87,7 +87,7 @@ cdef object written_form(object value):
     if dates.is_exact_date(value):
         put_day(text, value)
         return text[:10].decode("ascii")
-    if dates.is_exact_time(value):
+    if dates.is_naive_time(value):
         put_clock(
             text,
             dates.time_hour(value),
@@ -114,12 +114,12 @@ cdef inline object processed_value(int code, object processor, object value):
         if value is True or value is False:
             return value
     elif code == NUMBER:
-        if PyFloat_CheckExact(value):
+        if PyFloat_CheckExact(value) and not is_nan(value):
             return value
     elif (
-        (code == DATETIME and dates.is_exact_datetime(value))
+        (code == DATETIME and dates.is_naive_datetime(value))
         or (code == DATE and dates.is_exact_date(value))
-        or (code == TIME and dates.is_exact_time(value))
+        or (code == TIME and dates.is_naive_time(value))
     ):
         return written_form(value)
     return processor(value)
@@ -144,13 +144,17 @@ cdef class TextEntry(Entry):
             value = value_of(values, <object>PyTuple_GET_ITEM(self.names, place), ABSENT)
             if value is ABSENT:
                 return self.compiled.arguments(values)
-            if self.adapt is not None and not is_common(value):
+            if self.adapt is not None and (not is_common(value) or is_nan(value)):
                 dates.import_datetime()
                 written = written_form(value)
                 value = self.adapt(value) if written is None else written
             Py_INCREF(value)
             PyTuple_SET_ITEM(args, place, value)
         return args
+
+
+cdef inline bint is_nan(object value):
+    return PyFloat_CheckExact(value) and PyFloat_AS_DOUBLE(value) != PyFloat_AS_DOUBLE(value)
 
 
 cdef bint is_common(object value):

@@ -22,6 +22,9 @@ cdef extern from *:
     #define FASTDB_ZONED_DATETIME(year, month, day, hour, minute, second, microsecond, zone) \\
         PyDateTimeAPI->DateTime_FromDateAndTime( \\
             year, month, day, hour, minute, second, microsecond, zone, PyDateTimeAPI->DateTimeType)
+    #define FASTDB_NAIVE(value) (!((_PyDateTime_BaseTZInfo *)(value))->hastzinfo)
+    #define FASTDB_NAIVE_TIME(value) (PyTime_CheckExact(value) && FASTDB_NAIVE(value))
+    #define FASTDB_NAIVE_DATETIME(value) (PyDateTime_CheckExact(value) && FASTDB_NAIVE(value))
     """
     int import_datetime "fastdb_import_datetime"() except -1
     object new_date "PyDate_FromDate"(int year, int month, int day)
@@ -36,6 +39,9 @@ cdef extern from *:
     bint is_exact_date "PyDate_CheckExact"(object value)
     bint is_exact_time "PyTime_CheckExact"(object value)
     bint is_exact_datetime "PyDateTime_CheckExact"(object value)
+    # Exact and without a time zone.
+    bint is_naive_time "FASTDB_NAIVE_TIME"(object value)
+    bint is_naive_datetime "FASTDB_NAIVE_DATETIME"(object value)
     bint is_exact_timedelta "PyDelta_CheckExact"(object value)
     int year_of "PyDateTime_GET_YEAR"(object value)
     int month_of "PyDateTime_GET_MONTH"(object value)

@@ -72,11 +72,11 @@ cdef int grow(Buffer *buffer, Py_ssize_t more) except -1:
     cdef Py_ssize_t room
     cdef char *start
     if more > MOST_BYTES or buffer.size > MOST_BYTES:
-        raise MemoryError
+        raise MemoryError  # pragma: no cover: 2 GB, or no memory
     room = 2 * (buffer.size + more) + 256
     start = <char *>PyMem_Realloc(buffer.start, <size_t>room)
     if start is NULL:
-        raise MemoryError
+        raise MemoryError  # pragma: no cover: 2 GB, or no memory
     buffer.start = start
     buffer.room = room
     return 0
@@ -170,7 +170,7 @@ cdef int put_binary(Buffer *buffer, const unsigned char *text, Py_ssize_t size) 
     cdef char *at
     cdef Py_ssize_t position
     if size > MOST_BYTES:
-        raise MemoryError
+        raise MemoryError  # pragma: no cover: 2 GB, or no memory
     put(buffer, "_binary X'", 10)
     at = reserve(buffer, 2 * size + 1)
     for position in range(size):
@@ -446,7 +446,7 @@ cdef class StatementWriter:
             if PyFloat_CheckExact(value) and put_float(buffer, PyFloat_AS_DOUBLE(value)):
                 return True
         elif kind == DATETIME:
-            if dates.is_exact_datetime(value):
+            if dates.is_naive_datetime(value):
                 put_datetime(buffer, value)
                 return True
         elif kind == DATE:
@@ -454,7 +454,7 @@ cdef class StatementWriter:
                 put_date(buffer, value)
                 return True
         elif kind == TIME:
-            if dates.is_exact_time(value):
+            if dates.is_naive_time(value):
                 put_time(buffer, value)
                 return True
         elif kind == BYTES:

@@ -671,7 +671,7 @@ cdef class ResultReader:
             raise unreadable("something follows the number of columns")
         self._columns = <Column *>PyMem_Calloc(<size_t>count, sizeof(Column))
         if self._columns is NULL:
-            raise MemoryError
+            raise MemoryError  # pragma: no cover: no memory
         self._count = <Py_ssize_t>count
         self._names = []
         self._converters = []

@@ -65,6 +65,13 @@ cdef bint _all_plain(dict values, object plain_types):
     return True
 
 
+cdef int _name_row(object error, object number) except -1:
+    from fastdb.compiler_parts import name_row
+
+    name_row(error, number)
+    return 0
+
+
 cdef int _check_row(object row, object number) except -1:
     from fastdb.compiler_parts import check_row
 
@@ -152,24 +159,28 @@ cdef class QueryCache:
         for number, row in enumerate(rows):
             if not PyDict_CheckExact(row):
                 _check_row(row, number)
-            with cython.critical_section(self):
-                if isinstance(query, str):
-                    text = self._text(query)
-                    plan = text.plan
-                    args = text.arguments(row)
-                else:
-                    # The names are most often those of the row before.
-                    args = None
-                    if same is not None and PyDict_CheckExact(row):
-                        args = same.entry.bind_row(row, same.extracted, self._plain_types)
-                    if args is not None:
-                        self._hits += 1
-                        plan = same.entry.plan
+            try:
+                with cython.critical_section(self):
+                    if isinstance(query, str):
+                        text = self._text(query)
+                        plan = text.plan
+                        args = text.arguments(row)
                     else:
-                        same, values = self._find(query, row, True)
-                        plan, args, _ = self._bound(same, values)
-                        if same.entry.row_size < 0 or same.collected is not None:
-                            same = None
+                        # The names are most often those of the row before.
+                        args = None
+                        if same is not None and PyDict_CheckExact(row):
+                            args = same.entry.bind_row(row, same.extracted, self._plain_types)
+                        if args is not None:
+                            self._hits += 1
+                            plan = same.entry.plan
+                        else:
+                            same, values = self._find(query, row, True)
+                            plan, args, _ = self._bound(same, values)
+                            if same.entry.row_size < 0 or same.collected is not None:
+                                same = None
+            except Exception as exc:
+                _name_row(exc, number)
+                raise
             if current is not None and (
                 (plan is not current and plan.sql != current.sql) or len(batch) >= batch_size
             ):
@@ -376,7 +387,7 @@ cdef class QueryCache:
         if entry.found & 3 == 1:
             try:
                 entry.recent = PyWeakref_NewRef(query, None)
-            except TypeError:  # an expression class without weak references
+            except TypeError:  # an expression class without weak references  # pragma: no cover: other SQLAlchemy
                 pass
         return False
 
@@ -433,15 +444,15 @@ cdef class QueryCache:
 
         try:
             same.reference = weakref.ref(query, forget)
-        except TypeError:  # an expression class without weak references
-            return 0
+        except TypeError:  # an expression class without weak references  # pragma: no cover: other SQLAlchemy
+            return 0  # pragma: no cover: as above
         known[same_key] = same
         while len(known) > self._maxsize:
             try:
                 oldest = next(iter(known))
                 found = known.pop(oldest, None)
-            except (RuntimeError, StopIteration):  # one was forgotten meanwhile
-                continue
+            except (RuntimeError, StopIteration):  # one was forgotten meanwhile  # pragma: no cover: threads
+                continue  # pragma: no cover: as above
             if found is not None and found.used:
                 found.used = False
                 known[oldest] = found

@@ -502,7 +502,7 @@ cdef class RecordClasses:
     cdef int note_container(self) except -1:
         """Let further records have the collector's head."""
         if self.tracked is not None:
-            return 0
+            return 0  # pragma: no cover: another thread was quicker
         made = fastdb_record_type(Record, self.attributes, True)
         with cython.critical_section(self):
             if self.tracked is None:

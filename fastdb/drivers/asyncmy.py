@@ -62,6 +62,7 @@ class _Connection(Connection):
 class AsyncmyDriver(MySQLBaseDriver):
     """Open connections through asyncmy."""
 
+    package: ClassVar[str] = "asyncmy"
     converters: ClassVar[ModuleType] = asyncmy.converters
     base_error = errors.MySQLError
     operational_error = errors.OperationalError

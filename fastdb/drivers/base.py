@@ -17,6 +17,9 @@ Three rules hold for every operation:
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import socket
 from abc import ABC, abstractmethod
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
@@ -44,7 +47,7 @@ PATIENCE: Final = 1.0
 
 #: Seconds that a cancelled caller waits for a connection to be brought in order. Where the network
 #: is silent, it is cut then, or cleaned without the caller.
-CANCEL_SECONDS: Final = 0.15
+CANCEL_SECONDS: Final = 0.12
 
 #: Seconds that undoing may take after any other error.
 UNDO_SECONDS: Final = 5.0
@@ -82,14 +85,18 @@ class Driver(ABC):
 
     Attributes:
         dialect: SQLAlchemy's name of the dialect: ``postgresql``, ``mysql`` or ``sqlite``.
+        package: The driver's package.
         paramstyle: SQLAlchemy's name of how parameters stand in the SQL that the driver takes.
         streams_apart: Whether an iteration outside a transaction takes a connection of its own.
+        survives_forks: Whether a forked process can open connections where its parent has some.
         single_connection: Whether the database lives on one connection (SQLite in memory).
     """
 
     dialect: ClassVar[str]
+    package: ClassVar[str]
     paramstyle: ClassVar[str]
     streams_apart: ClassVar[bool] = True
+    survives_forks: ClassVar[bool] = True
     single_connection: bool = False
 
     @abstractmethod
@@ -114,6 +121,15 @@ class Driver(ABC):
     @abstractmethod
     def sqlalchemy_dialect(self) -> Dialect:
         """Return the dialect that compiles expressions; imports SQLAlchemy at the first call."""
+
+    @classmethod
+    def dialect_parts(cls, base: type[Any]) -> dict[str, Any]:
+        """Return what differs in SQLAlchemy's own dialect of the package, over our connections.
+
+        Args:
+            base: That dialect.
+        """
+        return {}
 
     @abstractmethod
     async def connect(self) -> DriverConnection:
@@ -256,7 +272,18 @@ class DriverConnection(ABC):
     async def rollback_to_savepoint(self) -> None:
         """Undo what happened since the innermost savepoint, and end it."""
 
+    def note_implicit_commit(self) -> bool:
+        """Return whether a statement that others ran has committed the transaction implicitly.
+
+        Where the server does so (MySQL, at DDL), commit() then passes, as after one of ours.
+        """
+        return False
+
     # -- the connection's life
+
+    def abandon_raw(self) -> None:
+        """Give the connection up on whose `raw` a statement of somebody else's was cancelled."""
+        self.terminate()
 
     @abstractmethod
     def is_alive(self, *, look: bool = True) -> bool:
@@ -293,6 +320,22 @@ class DriverConnection(ABC):
     @abstractmethod
     def terminate(self) -> None:
         """Close at once, without awaiting anything; what is not committed is lost."""
+
+    def descriptors(self) -> list[int]:
+        """Return the descriptors of sockets through which a fork could disturb its parent."""
+        return []
+
+
+def hang_up(descriptor: int) -> None:
+    """End a socket's connection; the socket itself is still to be closed."""
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as peer:
+        peer.shutdown(socket.SHUT_RDWR)
+
+
+def socket_descriptors(transport: Any) -> list[int]:
+    """Return the descriptor of a transport's socket, if it has one that is open."""
+    peer = None if transport is None else transport.get_extra_info("socket")
+    return [] if peer is None or peer.fileno() < 0 else [peer.fileno()]
 
 
 async def to_its_end(

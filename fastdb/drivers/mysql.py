@@ -31,6 +31,7 @@ __all__ = ["MySQLDriver"]
 class MySQLDriver(MySQLBaseDriver):
     """Open connections through aiomysql."""
 
+    package: ClassVar[str] = "aiomysql"
     converters = pymysql.converters
     base_error = pymysql.err.MySQLError
     operational_error = pymysql.err.OperationalError

@@ -15,9 +15,10 @@ from fastdb.drivers.mysql_connection import MySQLConnection
 from fastdb.drivers.mysql_errors import number_of, translate
 from fastdb.drivers.mysql_exchange import MySQLExchange, ServerFacts
 from fastdb.drivers.mysql_literals import statement_writer
-from fastdb.drivers.mysql_options import OWN_NAMES, Settings, read_settings
+from fastdb.drivers.mysql_options import OWN_NAMES, Settings, check_charset, read_settings
 from fastdb.exceptions import ConnectionFailedError, DatabaseError, Error, OptionError
 from fastdb.sql_text import Lexical
+from fastdb.url_secrets import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Dialect
 
-    from fastdb._speedups import QueryPlan, Record
+    from fastdb._speedups import QueryPlan, Record, StatementWriter
     from fastdb.url import DatabaseURL
 
 __all__ = ["MySQLBaseDriver"]
@@ -57,8 +58,9 @@ class MySQLBaseDriver(Driver):
     def __init__(self, url: DatabaseURL, options: Mapping[str, Any]) -> None:
         """Check `options`; nothing is connected yet."""
         self.settings: Settings = read_settings(url, options, self.option_names())
-        self._check_charset()
+        self.encoding_of(self.settings.arguments["charset"])
         self.writer = statement_writer(self.converters)
+        self._careful_writers: dict[str, StatementWriter] = {}
         self._mariadb_scheme = str(url.scheme).startswith("mariadb")
         self._facts: ServerFacts | None = None
         self._compiled_for: tuple[ServerFacts | None, Dialect] | None = None
@@ -94,10 +96,13 @@ class MySQLBaseDriver(Driver):
         # pymysql.py imports no driver; its preparer doubles the % that the "format" style needs.
         from sqlalchemy.dialects.mysql import mariadb, pymysql
 
+        from fastdb.compiler import mysql_statement_compiler
+
         if self._mariadb_scheme:
             dialect: Any = mariadb.loader("pymysql")(paramstyle="format")
         else:
             dialect = pymysql.MySQLDialect_pymysql(paramstyle="format")
+        dialect.statement_compiler = mysql_statement_compiler(dialect.statement_compiler)
         lexical = self.lexical()
         dialect._backslash_escapes = not lexical.no_backslash_escapes
         if self._facts is not None:
@@ -181,19 +186,17 @@ class MySQLBaseDriver(Driver):
             error.sqlstate = sqlstate  # type: ignore[attr-defined]
         return error
 
-    async def _password(self) -> str:
+    async def _password(self) -> Secret:
+        return _as_sent(await self._given_password())
+
+    async def _given_password(self) -> Any:
         password = self.settings.password
         if callable(password):
-            password = password()
-            if inspect.isawaitable(password):
-                password = await password
-        if isinstance(password, bytes):
-            return password.decode("latin-1")
-        # The drivers send Latin-1, but servers know the UTF-8 of a password: the one decoded as
-        # the other goes over the wire as it should.
-        return str(password).encode().decode("latin-1")
+            given = password()
+            return await given if inspect.isawaitable(given) else given
+        return password
 
-    def _arguments(self, password: str) -> dict[str, Any]:
+    def _arguments(self, password: Secret) -> dict[str, Any]:
         settings = self.settings
         arguments = dict(settings.arguments, password=password, autocommit=True)
         arguments[self.database_argument] = settings.database
@@ -269,15 +272,29 @@ class MySQLBaseDriver(Driver):
             if connection is not None:
                 connection.terminate()
 
-    def _check_charset(self) -> None:
-        name = self.settings.arguments["charset"]
-        charset = self.charset_by_name(name)
+    def careful_writer(self, encoding: str) -> StatementWriter:
+        """Return the writer for a session that may have another charset than is known."""
+        writer = self._careful_writers.get(encoding)
+        if writer is None:
+            writer = statement_writer(self.converters, encoding)
+            self._careful_writers[encoding] = writer
+        return writer
+
+    def encoding_of(self, name: str) -> str:
+        """Return Python's codec for a charset of the server.
+
+        Raises:
+            OptionError: There is none, or the charset cannot be used.
+        """
+        check_charset(name)
         try:
-            "x".encode("" if charset is None else charset.encoding)
-        except LookupError:
+            encoding: str = self.charset_by_name(name).encoding
+            "x".encode(encoding)
+        except (AttributeError, KeyError, LookupError):
             raise OptionError(
                 f"the charset {name!r} is unknown, or Python has no codec for it; use 'utf8mb4'"
             ) from None
+        return encoding
 
     # -- what differs between the packages
 
@@ -368,6 +385,17 @@ class MySQLBaseDriver(Driver):
         name = self.settings.arguments["charset"]
         raw._charset, raw._encoding = name, self.charset_by_name(name).encoding
         raw.autocommit_mode = True
+
+
+def _as_sent(password: Any) -> Secret:
+    if isinstance(password, bytes):
+        return Secret(password.decode("latin-1"))
+    # The drivers send Latin-1, but servers know the UTF-8 of a password: the one decoded as the
+    # other goes over the wire as it should. Bytes of a URL that are no UTF-8 stay what they are.
+    with suppress(UnicodeEncodeError):  # it holds the password
+        return Secret(str(password).encode("utf-8", "surrogateescape").decode("latin-1"))
+    password = None
+    raise OptionError("the password holds half of a surrogate pair, which no charset has")
 
 
 def _reason(error: BaseException) -> str:

@@ -89,8 +89,10 @@ class MySQLConnection(MySQLTransactions):
         first = next(texts, None)
         if first is None:
             return
-        second = next(texts, None)
-        if second is None:
+        # What changes the session may change how the next statement must be written.
+        ahead = not first[0].changes_session
+        second = next(texts, None) if ahead else None
+        if second is None and ahead:
             # One statement is all or nothing by itself.
             await self._query(*first)
             return
@@ -98,7 +100,8 @@ class MySQLConnection(MySQLTransactions):
         await (self.savepoint() if nested else self.begin(TransactionOptions()))
         try:
             await self._query(*first)
-            await self._query(*second)
+            if second is not None:
+                await self._query(*second)
             first = second = None  # they may be large
             for plan, sql in texts:
                 await self._query(plan, sql)
@@ -215,9 +218,8 @@ class MySQLConnection(MySQLTransactions):
 
     def _session_sql(self) -> bytes:
         """Return the SET that repeats what the handshake and the options chose."""
-        facts, settings = self.facts, self._driver.settings
-        assert facts is not None
-        parts = [f"SET NAMES {facts.charset} COLLATE {facts.collation}", "autocommit=1"]
+        settings = self._driver.settings
+        parts = [self._set_names().decode(), "autocommit=1"]
         if settings.sql_mode is not None:
             parts.append(f"sql_mode={settings.sql_mode}")
         if settings.time_zone is not None:
@@ -236,12 +238,15 @@ class MySQLConnection(MySQLTransactions):
         texts = [value.decode() if isinstance(value, bytes) else value for value in row]
         mode, packet, charset, collation, host, port, version = texts
         self.facts = ServerFacts(mode, int(packet), charset, collation, host, int(port), version)
+        # A server, or init_command, may have another idea of it than the handshake.
+        self.raw._encoding = self._driver.encoding_of(charset)
         if (zone := self._driver.settings.time_zone) is not None:
             await self._run(f"SET time_zone={zone}".encode())
 
     async def _initialize(self) -> None:
         if self._driver.settings.init is not None:
             await self._driver.settings.init(self.raw)
+            await self._follow_charset()
 
     async def close(self) -> None:
         """Close in good order. Never raises for a connection that is already gone."""

@@ -14,12 +14,13 @@ import select
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fastdb.drivers.base import CANCEL_SECONDS, DriverConnection
+from fastdb.drivers.base import CANCEL_SECONDS, DriverConnection, socket_descriptors
 from fastdb.drivers.mysql_errors import FATAL, INTERRUPTED, is_server_error, number_of, translate
+from fastdb.drivers.mysql_options import UNSAFE_CHARSETS, check_charset
 from fastdb.exceptions import ConnectionFailedError, DataError, Error, InternalError
 
 if TYPE_CHECKING:
-    from fastdb._speedups import QueryPlan
+    from fastdb._speedups import QueryPlan, StatementWriter
     from fastdb.drivers.base import Args
     from fastdb.drivers.mysql_base import MySQLBaseDriver
     from fastdb.drivers.mysql_cursor import MySQLCursor
@@ -93,8 +94,8 @@ class MySQLExchange(DriverConnection):
         """
         raw, driver = self.raw, self._driver
         return self.fitting(
-            driver.writer.statement(
-                sql, args, driver.encoders(raw), raw._encoding, self.backslashes
+            self._writer.statement(
+                sql, args, driver.encoders(raw), self._encoding(), self.backslashes
             )
         )
 
@@ -105,9 +106,22 @@ class MySQLExchange(DriverConnection):
             DataError: A value cannot be sent.
         """
         raw, driver = self.raw, self._driver
-        return driver.writer.rows(
-            group, rows, start, size, driver.encoders(raw), raw._encoding, self.backslashes
+        return self._writer.rows(
+            group, rows, start, size, driver.encoders(raw), self._encoding(), self.backslashes
         )
+
+    @property
+    def _writer(self) -> StatementWriter:
+        # A session that may have been changed may read in another charset than is known here.
+        driver = self._driver
+        return driver.careful_writer(self.raw._encoding) if self.dirty else driver.writer
+
+    def _encoding(self) -> str:
+        """Return the codec of the connection's charset, which the user may have changed."""
+        encoding: str = self.raw._encoding
+        if encoding in UNSAFE_CHARSETS:
+            check_charset(encoding)
+        return encoding
 
     def fitting(self, statement: bytes) -> bytes:
         """Return a statement that the server takes.
@@ -294,12 +308,16 @@ class MySQLExchange(DriverConnection):
         handle = self._driver.transport(self.raw).get_extra_info("socket").fileno()
         if handle < 0:
             return True
-        if not hasattr(select, "poll"):
+        if not hasattr(select, "poll"):  # pragma: no cover: Windows has no poll
             return bool(select.select([handle], [], [], 0)[0])
         if self._poll is None:
             self._poll = select.poll()
             self._poll.register(handle, select.POLLIN)
         return bool(self._poll.poll(0))
+
+    def descriptors(self) -> list[int]:
+        """Return the descriptor of the socket."""
+        return socket_descriptors(self._driver.transport(self.raw))
 
     def terminate(self) -> None:
         """Close at once, without awaiting anything; a running statement is killed."""
@@ -308,6 +326,12 @@ class MySQLExchange(DriverConnection):
         if running:
             with suppress(RuntimeError):  # no loop runs any more: nothing can be sent
                 self._driver.order_kill(self)
+
+    def abandon_raw(self) -> None:
+        """Close, and have the server end what it may still be doing."""
+        self._drop()
+        with suppress(RuntimeError):  # no loop runs any more
+            self._driver.order_kill(self)
 
     def _forget(self, cursor: MySQLCursor) -> None:
         cursor.detach()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from fastdb._speedups import StatementWriter
+from fastdb.compiler_parts import check_offset
 from fastdb.exceptions import DataError
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def _null(value: Any) -> str:
 
 
 def _datetime(value: Any) -> str:
+    check_offset(value)
     return f"'{_day(value)} {_clock(value)}'"
 
 
@@ -71,6 +73,7 @@ def _date(value: Any) -> str:
 
 
 def _time(value: Any) -> str:
+    check_offset(value)
     return f"'{_clock(value)}'"
 
 
@@ -125,7 +128,7 @@ _STRINGS = ("escape_str", "escape_string")
 _SEQUENCES = ("escape_sequence", "escape_set", "escape_dict", "escape_not_supported")
 
 
-def statement_writer(converters: ModuleType) -> StatementWriter:
+def statement_writer(converters: ModuleType, careful: str | None = None) -> StatementWriter:
     """Return what writes statements with literals, by the encoders of a driver's package.
 
     An encoder that a user put in place of the package's own is honoured; the package's own are
@@ -133,22 +136,28 @@ def statement_writer(converters: ModuleType) -> StatementWriter:
 
     Args:
         converters: ``pymysql.converters`` or ``asyncmy.converters``.
+        careful: For a session that may have been given another charset than is known here: the
+            codec of the one that is.
     """
-    literals = Literals(converters)
+    literals = Literals(converters, careful)
     return StatementWriter(literals.known, literals.literal)
 
 
 class Literals:
     """Write any value as a literal."""
 
-    def __init__(self, converters: ModuleType) -> None:
+    def __init__(self, converters: ModuleType, careful: str | None = None) -> None:
         self._module = converters.__name__
         self._replaced: dict[int, Callable[[Any], str]] = {}
         known: list[tuple[Callable[..., Any], str]] = []
         for name in _STRINGS:
-            if callable(theirs := getattr(converters, name, None)):
+            # asyncmy and PyMySQL have not all of the names.
+            if callable(theirs := getattr(converters, name, None)):  # pragma: no branch: versions
                 known.append((theirs, "str"))
         self._strings = {id(theirs) for theirs, _ in known}
+        self._careful = careful
+        if careful is not None:
+            known.clear()  # StatementWriter knows the plain way
         for name, (function, kind) in _REPLACED.items():
             if callable(theirs := getattr(converters, name, None)):
                 self._replaced[id(theirs)] = function
@@ -173,7 +182,8 @@ class Literals:
             encoder = found
         key = id(encoder)
         if key in self._strings:
-            return _string(value, backslashes)
+            careful = None if self._careful is None else self._in_hexadecimal(value, backslashes)
+            return _string(value, backslashes) if careful is None else careful
         function = self._replaced.get(key)
         if function is not None:
             return function(value)
@@ -186,6 +196,18 @@ class Literals:
                 " the SQL literal as a str"
             )
         return text
+
+    def _in_hexadecimal(self, value: Any, backslashes: bool) -> str | None:
+        """Return a literal for a string with bytes that another charset could read otherwise."""
+        text = str.__str__(value)
+        if not backslashes or "\\" not in text or text.isascii():
+            return None
+        try:
+            text.encode(self._careful or "utf8")
+        except UnicodeEncodeError:
+            return None  # StatementWriter tells it
+        # A backslash could be taken for the end of a character, and doubles the next no longer.
+        return f"_utf8mb4 X'{text.encode().hex()}'"
 
     def _sequence(self, value: Any, encoders: Encoders, backslashes: bool) -> str:
         if not isinstance(value, (tuple, list, set, frozenset)):

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from fastdb.exceptions import OptionError
 from fastdb.options import unknown_option
+from fastdb.url_secrets import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from fastdb.url import DatabaseURL
 
-__all__ = ["OWN_NAMES", "Settings", "read_settings"]
+__all__ = ["OWN_NAMES", "UNSAFE_CHARSETS", "Settings", "check_charset", "read_settings"]
 
 #: Options beside the parameters of the driver's ``connect()``.
 OWN_NAMES = frozenset(
@@ -43,10 +44,12 @@ _REFUSED = {
     "sock": "one socket serves one connection, and a pool opens several",
 }
 
-# Bytes of these can be a backslash or a quote inside a character (CVE-2006-2753), or are no
-# superset of ASCII: text written by one side's rules would be read by the other's.
-_UNSAFE_CHARSETS = frozenset(
-    {"big5", "cp932", "gb18030", "gbk", "sjis", "swe7", "ucs2", "utf16", "utf16le", "utf32"}
+#: Bytes of these can be a backslash or a quote inside a character (CVE-2006-2753), or are no
+#: superset of ASCII: text written by one side's rules would be read by the other's. Python's codecs
+#: of the Japanese ones write a yen sign as a backslash. PyMySQL names each codec as the charset.
+UNSAFE_CHARSETS = frozenset(
+    {"big5", "cp932", "eucjpms", "gb18030", "gbk", "sjis", "swe7", "ucs2", "ujis"}
+    | {"utf16", "utf16le", "utf32"}
 )
 
 # What a user may add to the handshake. Others would change the protocol under the driver.
@@ -110,7 +113,7 @@ def read_settings(url: DatabaseURL, options: Mapping[str, Any], known: frozenset
         ("host", url.hostname),
         ("port", url.port),
         ("user", url.username),
-        ("password", url.password),
+        ("password", None if url.password is None else Secret(url.password)),
         ("database", url.database),
     ):
         if value not in (None, ""):
@@ -140,7 +143,7 @@ def read_settings(url: DatabaseURL, options: Mapping[str, Any], known: frozenset
     for name, value in chosen.items():
         if name in _CONVERTERS:
             chosen[name] = _CONVERTERS[name](name, value)
-    chosen["charset"] = _charset(chosen.get("charset"))
+    chosen["charset"] = (_text("charset", chosen.get("charset")) or "utf8mb4").lower()
     return Settings(
         arguments=chosen,
         password=password,
@@ -198,14 +201,17 @@ def _check_fixed(chosen: dict[str, Any]) -> None:
     chosen["client_flag"] = flags | 2
 
 
-def _charset(value: Any) -> str:
-    name = (_text("charset", value) or "utf8mb4").lower()
-    if name in _UNSAFE_CHARSETS:
+def check_charset(name: str) -> None:
+    """Refuse a charset under which a value could be read as SQL.
+
+    Raises:
+        OptionError: It is such a one.
+    """
+    if name in UNSAFE_CHARSETS:
         raise OptionError(
             f"the charset {name!r} cannot be used for a connection: bytes of its characters can"
             " be read as quotes or backslashes; use 'utf8mb4'"
         )
-    return name
 
 
 def _quoted(text: str) -> str:

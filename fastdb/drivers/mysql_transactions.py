@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 from fastdb.drivers.base import TransactionOptions
 from fastdb.drivers.mysql_errors import number_of
 from fastdb.drivers.mysql_exchange import MySQLExchange
-from fastdb.exceptions import DatabaseError, Error, NotSupportedError, OperationalError
+from fastdb.exceptions import (
+    DatabaseError,
+    Error,
+    NotSupportedError,
+    OperationalError,
+    OptionError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -17,6 +23,8 @@ if TYPE_CHECKING:
     from fastdb.drivers.mysql_base import MySQLBaseDriver
 
 __all__ = ["MySQLTransactions"]
+
+_MAY_SET_CHARSET = re.compile("NAM|CHAR", re.IGNORECASE)
 
 _ISOLATION = {"READ UNCOMMITTED", "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"}
 
@@ -42,8 +50,39 @@ class MySQLTransactions(MySQLExchange):
         self, plan: QueryPlan, sql: bytes, limit: int | None = None
     ) -> Coroutine[Any, Any, Any]:
         """Run a statement that may stand in a transaction, and may end it."""
-        run = self._run(sql, plan, limit)
+        if plan.changes_session and plan.verb == "SET" and _MAY_SET_CHARSET.search(plan.sql):
+            run = self._set_charset(sql, plan)
+        else:
+            run = self._run(sql, plan, limit)
         return self._noting_end(plan, run) if self._begun else run
+
+    async def _set_charset(self, sql: bytes, plan: QueryPlan) -> Any:
+        """Run a statement that may change the charset in which the server reads all that follow."""
+        result = await self._run(sql, plan)
+        await self._follow_charset()
+        return result
+
+    async def _follow_charset(self) -> None:
+        """Write what follows in the charset in which the server now reads.
+
+        Raises:
+            NotSupportedError: It cannot be used; the session has its first one again.
+        """
+        raw = self.raw
+        name = (await self._run(b"SELECT @@character_set_client")).rows[0][0]
+        name = name.decode() if isinstance(name, bytes) else name
+        try:
+            raw._encoding = self._driver.encoding_of(name)
+        except OptionError as error:
+            await self._run(self._set_names())
+            raise NotSupportedError(str(error)) from None
+        raw._charset = name
+
+    def _set_names(self) -> bytes:
+        """Return the SET that brings the session's first charset back."""
+        facts = self.facts
+        assert facts is not None
+        return f"SET NAMES {facts.charset} COLLATE {facts.collation}".encode()
 
     async def _noting_end(self, plan: QueryPlan, run: Coroutine[Any, Any, Any]) -> Any:
         """Await `run`, and note whether the transaction has ended with it.
@@ -143,6 +182,15 @@ class MySQLTransactions(MySQLExchange):
             # What follows would be committed one by one.
             self._rolled_back = True
             self._lost = f"rolled back by the server (error {number_of(error)})"
+
+    def note_implicit_commit(self) -> bool:
+        """Return whether a statement that others ran has committed the transaction."""
+        if not self._begun or self.in_transaction or not self.is_open:
+            return False
+        if not self._lost:
+            self._lost = "committed by a statement which commits implicitly"
+            self._committed_implicitly = True
+        return True
 
     async def savepoint(self) -> None:
         """Open a savepoint inside the innermost one."""

@@ -24,6 +24,7 @@ from fastdb.drivers.postgresql_connection import LEXICAL, PostgreSQLConnection
 from fastdb.drivers.postgresql_options import OPTION_NAMES, connect_arguments
 from fastdb.drivers.postgresql_raw import TaggedConnection
 from fastdb.drivers.postgresql_wakeup import PromptLoop
+from fastdb.url_secrets import revealed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,6 +51,7 @@ class PostgreSQLDriver(Driver):
     """
 
     dialect: ClassVar[str] = "postgresql"
+    package: ClassVar[str] = "asyncpg"
     paramstyle: ClassVar[str] = "numeric_dollar"
     streams_apart: ClassVar[bool] = True
 
@@ -79,6 +81,13 @@ class PostgreSQLDriver(Driver):
 
             self._dialect = make_dialect(self._server_version, self)
         return self._dialect
+
+    @classmethod
+    def dialect_parts(cls, base: type[Any]) -> dict[str, Any]:
+        """Return what reads and writes JSON without codecs that SQLAlchemy would set."""
+        from fastdb.drivers.postgresql_dialect import synchronous_parts
+
+        return synchronous_parts(base)
 
     async def connect(self) -> PostgreSQLConnection:
         """Open a connection and run ``init`` on it."""
@@ -113,7 +122,9 @@ class PostgreSQLDriver(Driver):
         """Open a connection of asyncpg, which one cancelled half-way would leave open."""
         loop = asyncio.get_running_loop()
         task: asyncio.Task[TaggedConnection] = loop.create_task(
-            asyncpg.connect(**keywords, loop=PromptLoop(loop), connection_class=TaggedConnection)
+            asyncpg.connect(
+                **revealed(keywords), loop=PromptLoop(loop), connection_class=TaggedConnection
+            )
         )
         try:
             return await asyncio.shield(task)

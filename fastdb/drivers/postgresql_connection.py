@@ -20,6 +20,7 @@ from fastdb.drivers.base import (
     DriverConnection,
     Outcome,
     TransactionOptions,
+    socket_descriptors,
 )
 from fastdb.drivers.postgresql_cursors import BufferedCursor, HeldCursor, PortalCursor, records_of
 from fastdb.drivers.postgresql_errors import translate
@@ -92,10 +93,11 @@ class PostgreSQLConnection(DriverConnection):
         self._transaction: Any = None
         self._savepoints: list[str] = []
         self._transport = raw.transport
-        self._poll = select.poll() if _POLLS else None
-        if self._poll is not None:
-            descriptor = self._transport.get_extra_info("socket").fileno()
-            self._poll.register(descriptor, select.POLLIN | _POLL_GONE)
+        self._poll = None
+        descriptors = self.descriptors()  # none where the server has hung up already
+        if _POLLS and descriptors:
+            self._poll = select.poll()
+            self._poll.register(descriptors[0], select.POLLIN | _POLL_GONE)
 
     # -- queries
 
@@ -476,6 +478,10 @@ class PostgreSQLConnection(DriverConnection):
     def terminate(self) -> None:
         """Cut the connection."""
         self.raw.terminate()
+
+    def descriptors(self) -> list[int]:
+        """Return the descriptor of the socket."""
+        return socket_descriptors(self._transport)
 
 
 def _look_at(task: asyncio.Future[Any]) -> None:

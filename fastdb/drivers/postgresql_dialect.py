@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from fastdb.compiler_converters import HasCodecs
 
-__all__ = ["make_dialect", "set_version"]
+__all__ = ["make_dialect", "set_version", "synchronous_parts"]
 
 Process = Callable[[Any], Any]
 
@@ -58,7 +58,8 @@ def set_version(dialect: Dialect, version: tuple[int, ...]) -> None:
         setattr(dialect, name, value)
 
 
-def _serialize(value: Any) -> str:
+def serialize(value: Any) -> str:
+    """Return a value as JSON, which the user's codec is not to encode again."""
     return EncodedText(json.dumps(value))
 
 
@@ -85,11 +86,15 @@ class _ReadOnce(_DecodedOnce):
         return None if read is None else json_converter(self, dialect, read, dialect.codecs)
 
 
-class _JSON(_ReadOnce, postgresql.JSON[Any]):
+class JSON(_ReadOnce, postgresql.JSON[Any]):
+    """JSON that is decoded once, by the type or by the user's codec."""
+
     typename = "json"
 
 
-class _JSONB(_ReadOnce, postgresql.JSONB[Any]):
+class JSONB(_ReadOnce, postgresql.JSONB[Any]):
+    """JSONB that is decoded once, by the type or by the user's codec."""
+
     typename = "jsonb"
 
 
@@ -176,9 +181,9 @@ class FastdbDialect(PGDialect):
     statement_compiler = postgresql_statement_compiler()
     colspecs = {  # noqa: RUF012
         **PGDialect.colspecs,
-        types.JSON: _JSON,
-        postgresql.JSON: _JSON,
-        postgresql.JSONB: _JSONB,
+        types.JSON: JSON,
+        postgresql.JSON: JSON,
+        postgresql.JSONB: JSONB,
         types.JSON.JSONPathType: _JSONPath,
         postgresql.HSTORE: _HSTORE,
         postgresql.BIT: _Bit,
@@ -188,6 +193,38 @@ class FastdbDialect(PGDialect):
 
     def __init__(self, codecs: HasCodecs) -> None:
         super().__init__(  # type: ignore[no-untyped-call]
-            paramstyle="numeric_dollar", json_serializer=_serialize
+            paramstyle="numeric_dollar", json_serializer=serialize
         )
         self.codecs = codecs
+
+
+def synchronous_parts(base: Any) -> dict[str, Any]:
+    """Return what differs in SQLAlchemy's dialect for asyncpg over connections of fastdb's.
+
+    It sets codecs for JSON on each new connection, which would outlast its use there, so here the
+    types do that work. And its adapter begins transactions itself, which is fastdb's to do.
+
+    Args:
+        base: SQLAlchemy's dialect.
+    """
+
+    class CastJSON(JSON):
+        render_bind_cast = True
+
+    class CastJSONB(JSONB):
+        render_bind_cast = True
+
+    def __init__(self: Any, **arguments: Any) -> None:
+        base.__init__(self, json_serializer=serialize, **arguments)
+
+    def connect(dbapi_connection: Any) -> None:
+        dbapi_connection.isolation_level = "autocommit"
+
+    specs = {types.JSON: CastJSON, postgresql.JSON: CastJSON, postgresql.JSONB: CastJSONB}
+    return {
+        "__init__": __init__,
+        "on_connect": lambda self: connect,
+        "colspecs": base.colspecs | specs,
+        "supports_native_json_serialization": False,
+        "supports_native_json_deserialization": False,
+    }

@@ -126,6 +126,6 @@ def _client_kind(error: Any, raw: TaggedConnection) -> type[Error]:
         return NotSupportedError
     if raw.is_closed():
         return ConnectionFailedError
-    if str(error).startswith("the server expects"):  # another number of arguments
+    if str(error).startswith(("the server expects", "the number of query arguments")):
         return ProgrammingError
     return InterfaceError

@@ -14,6 +14,7 @@ import asyncpg
 
 from fastdb.exceptions import OptionError
 from fastdb.options import unknown_option
+from fastdb.url_secrets import Secret
 
 if TYPE_CHECKING:
     from fastdb.url import DatabaseURL
@@ -38,6 +39,7 @@ _TLS_OPTIONS = (
     "ssl_max_protocol_version",
     "ssl_min_protocol_version",
 )
+_SECRETS = frozenset({"sslpassword"})
 _ALIASES = {
     "connect_timeout": "timeout",
     "prepared_statement_cache_size": "statement_cache_size",
@@ -93,6 +95,9 @@ def connect_arguments(url: DatabaseURL, options: Mapping[str, Any]) -> ConnectAr
         if name in _CONVERTERS and value is not None
     }
     _add_address(keywords, url)
+    password = keywords.get("password")
+    if isinstance(password, str) and any("\ud800" <= letter <= "\udfff" for letter in password):
+        raise OptionError("the password is no text in UTF-8")
     settings = _server_settings(chosen)
     if settings:
         keywords["server_settings"] = settings
@@ -134,7 +139,8 @@ def _text(name: str, value: Any) -> str:
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if not isinstance(value, str):
-        raise OptionError(f"{name} is {value!r}; it must be a string")
+        shown = f"of type {type(value).__qualname__!r}" if name in _SECRETS else repr(value)
+        raise OptionError(f"{name} is {shown}; it must be a string")
     return value
 
 
@@ -247,7 +253,7 @@ def _add_address(keywords: dict[str, Any], url: DatabaseURL) -> None:
         raise OptionError(f"there are {len(hosts)} hosts but {len(ports_given)} ports")
     for name, value in (
         ("user", url.username),
-        ("password", url.password),
+        ("password", None if url.password is None else Secret(url.password)),
         ("database", url.database or None),
     ):
         if value is not None:
@@ -328,7 +334,7 @@ def _add_tls(keywords: dict[str, Any], chosen: Mapping[str, Any]) -> bool:
     elif mode is not None:
         keywords["ssl"] = mode
     if files:
-        keywords["dsn"] = f"postgresql://?{urlencode(files)}"
+        keywords["dsn"] = Secret(f"postgresql://?{urlencode(files)}")
     if requires_tls and not {"host", "service"} & keywords.keys() and "PGHOST" not in os.environ:
         # asyncpg would look for unix sockets first, which know no TLS.
         keywords["host"] = ["localhost"]
@@ -349,7 +355,7 @@ def _add_context(
         )
     keywords["ssl"] = context
     if files:
-        keywords["dsn"] = f"postgresql://?{urlencode(files)}"
+        keywords["dsn"] = Secret(f"postgresql://?{urlencode(files)}")
     return True
 
 

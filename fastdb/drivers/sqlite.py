@@ -59,8 +59,11 @@ class SQLiteDriver(Driver):
     """Open connections to one SQLite database, a file or in memory."""
 
     dialect: ClassVar[str] = "sqlite"
+    package: ClassVar[str] = "aiosqlite"
     paramstyle: ClassVar[str] = "qmark"
     streams_apart: ClassVar[bool] = False
+    # The library takes the parent's locks for its own, and its threads may have held mutexes.
+    survives_forks: ClassVar[bool] = False
 
     def __init__(self, url: DatabaseURL, options: Mapping[str, Any]) -> None:
         """Check the options; the file is not touched."""
@@ -80,11 +83,14 @@ class SQLiteDriver(Driver):
 
     def sqlalchemy_dialect(self) -> Dialect:
         """Return SQLAlchemy's dialect for ``sqlite3``."""
-        from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+        from fastdb.compiler import sqlite_dialect
 
         # Where sqlite3 makes dates itself, SQLAlchemy must not try to read them as text.
         native = bool(self.settings.connect["detect_types"] & sqlite3.PARSE_DECLTYPES)
-        return SQLiteDialect_pysqlite(paramstyle="qmark", dbapi=sqlite3, native_datetime=native)
+        dialect: Dialect = sqlite_dialect()(
+            paramstyle="qmark", dbapi=sqlite3, native_datetime=native
+        )
+        return dialect
 
     async def connect(self) -> SQLiteConnection:
         """Open a connection with a thread of its own."""
@@ -332,6 +338,9 @@ class SQLiteConnection(DriverConnection):
             await self._worker.run_to_end(self._session.rollback_to_savepoint)
 
     # -- the connection's life
+
+    def abandon_raw(self) -> None:
+        """Leave it to be rolled back: its thread ends the job that nobody waits for."""
 
     def is_alive(self, *, look: bool = True) -> bool:
         """Return whether the connection is open; a file cannot hang up."""

@@ -115,7 +115,8 @@ class JobQueue:
             if self._items:
                 return self._items.popleft()
             self._sleeps = True
-            if self._items:  # it came before it could be known that somebody sleeps
+            # It came before it could be known that somebody sleeps.
+            if self._items:  # pragma: no cover: a race that cannot be forced
                 self._sleeps = False
                 continue
             with contextlib.suppress(InterruptedError):

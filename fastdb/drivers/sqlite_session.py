@@ -212,7 +212,7 @@ class Session:
                 if not is_busy(error):
                     raise translated(error) from error
                 failure = error
-        raise AssertionError("unreachable")
+        raise AssertionError("unreachable")  # pragma: no cover: repeat() has no end
 
     def _command(self, sql: str) -> None:
         """Run a statement about transactions; it may wait for a lock inside one, too."""

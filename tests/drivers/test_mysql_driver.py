@@ -7,9 +7,11 @@ import contextlib
 import datetime
 import enum
 import ssl
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import aiomysql
@@ -18,6 +20,7 @@ import pymysql.converters
 import pymysql.err
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.dialects import mysql
 
 from fastdb import exceptions
 from fastdb._speedups import QueryCache
@@ -25,9 +28,10 @@ from fastdb.compiler import Compiler
 from fastdb.drivers.asyncmy import AsyncmyDriver
 from fastdb.drivers.base import DriverCursor, Outcome, TransactionOptions
 from fastdb.drivers.mysql import MySQLDriver
-from fastdb.drivers.mysql_base import MySQLBaseDriver
+from fastdb.drivers.mysql_base import MySQLBaseDriver, _learn_version
 from fastdb.drivers.mysql_batches import InsertShape, insert_shape
 from fastdb.drivers.mysql_connection import MySQLConnection
+from fastdb.drivers.mysql_errors import translate
 from fastdb.exceptions import (
     ConnectionFailedError,
     DataError,
@@ -39,6 +43,7 @@ from fastdb.exceptions import (
     QueryTimeoutError,
 )
 from fastdb.url import DatabaseURL
+from tests.faults.proxy import Proxy
 
 DRIVERS: dict[str, type[MySQLBaseDriver]] = {"aiomysql": MySQLDriver, "asyncmy": AsyncmyDriver}
 PLAIN = TransactionOptions()
@@ -299,6 +304,23 @@ async def test_conv_holds_encoders_and_decoders(
     assert await session.rows("SELECT :a, 1.50", {"a": Colour.RED}) == [(1, "1.50")]
 
 
+async def test_an_encoder_that_gives_no_text_is_told(opener: Opener) -> None:
+    class Mine:
+        pass
+
+    def encode(value: Any, mapping: Any) -> Any:
+        return 5
+
+    session = await opener(conv={**pymysql.converters.conversions, Mine: encode})
+    with pytest.raises(DataError, match="encoder of Mine gave int"):
+        await session.value("SELECT :x", {"x": Mine()})
+
+
+async def test_a_struct_time_is_a_moment(session: Session) -> None:
+    moment = time.struct_time((2024, 2, 29, 1, 2, 3, 0, 0, 0))
+    assert await session.value("SELECT :x", {"x": moment}) == "2024-02-29 01:02:03"
+
+
 async def test_an_error_of_the_users_encoder_passes(
     opener: Opener, driver_class: type[MySQLBaseDriver]
 ) -> None:
@@ -536,6 +558,24 @@ async def test_a_batch_in_a_transaction_is_all_or_nothing(notes: Session) -> Non
     await notes.many("INSERT INTO notes (text) VALUES (:text)", [{"text": "too"}], batch_size=1)
     await notes.connection.commit()
     assert await notes.rows("SELECT text FROM notes ORDER BY id") == [("kept",), ("too",)]
+
+
+async def test_several_statements_of_a_batch_in_a_transaction(notes: Session) -> None:
+    await notes.connection.begin(PLAIN)
+    await notes.many(
+        sa.insert(sa.table("notes", sa.column("text"), sa.column("n"))),
+        [{"text": "a"}, {"n": 5}, {"text": "b", "n": 6}],
+    )
+    assert await notes.value("SELECT count(*) FROM notes") == 3
+    await notes.connection.rollback()
+    assert await notes.value("SELECT count(*) FROM notes") == 0
+
+
+async def test_a_reset_gives_up_an_open_cursor(session: Session) -> None:
+    cursor = await session.cursor(HUGE)
+    assert len(await cursor.fetch(1)) == 1
+    await session.connection.reset()
+    assert await session.value("SELECT 1") == 1
 
 
 async def test_an_error_of_the_users_rows_undoes_the_batch(notes: Session) -> None:
@@ -963,6 +1003,35 @@ async def test_a_server_that_cannot_reset(
     assert await session.thread_id() != first
 
 
+async def test_a_server_that_does_not_answer_a_ping_is_given_up(
+    make: Callable[..., MySQLBaseDriver], mysql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastdb.drivers.mysql_connection.PING_SECONDS", 0.05)
+    async with Proxy(mysql_url) as proxy:
+        connection = await make(proxy.url).connect()
+        await connection.check()
+        proxy.stall()
+        with pytest.raises(ConnectionFailedError, match=r"a ping within 0\.05 seconds"):
+            await connection.check()
+        assert not connection.is_alive()
+        proxy.resume()
+
+
+async def test_an_error_in_the_rest_of_a_result_is_told_to_who_fetches_it(session: Session) -> None:
+    await session.run("CREATE TABLE numbers (n INT)")
+    await session.run(f"INSERT INTO numbers {SEQUENCE}")
+    failing = (
+        "SELECT n, (SELECT m.n FROM numbers m WHERE m.n = 5 OR m.n = numbers.n - 890) FROM numbers"
+    )
+    cursor = await session.cursor(failing)
+    assert len(await cursor.fetch(2)) == 2
+    assert await session.value("SELECT 1") == 1
+    with pytest.raises(OperationalError, match="more than 1 row"):
+        while await cursor.fetch(100):
+            pass
+    assert await session.value("SELECT 1") == 1
+
+
 async def test_check_asks_the_server(session: Session) -> None:
     await session.connection.check()
     assert session.connection.is_alive()
@@ -1120,6 +1189,10 @@ def test_what_an_option_of_tls_means(
         ({"client_flag": 1 << 24}, "client_flag"),
         ({"port": "many"}, "port"),
         ({"port": 0}, "port"),
+        ({"port": 3306.0}, "port is 3306.0; it must be a whole number"),
+        ({"host": "a,b"}, "MySQL connects to one host"),
+        ({"connect_timeout": "soon"}, "connect_timeout is 'soon'"),
+        ({"use_unicode": 5}, "use_unicode is 5; it must be true or false"),
         ({"connect_timeout": 0}, "connect_timeout"),
         ({"use_unicode": "maybe"}, "use_unicode"),
         ({"conv": 5}, "conv"),
@@ -1154,6 +1227,32 @@ def test_options_may_come_as_strings(make: Callable[..., MySQLBaseDriver]) -> No
     assert settings.arguments["unix_socket"] == "/s"
     assert (settings.connect_timeout, settings.password) == (2.0, "p")
     assert settings.place == "/s as user 'u' to database 'd'"
+
+
+def test_a_host_that_is_a_path_is_a_socket(make: Callable[..., MySQLBaseDriver]) -> None:
+    settings = make("mysql://u@h/d", host="/run/it.sock", password=None).settings
+    assert settings.arguments["unix_socket"] == "/run/it.sock"
+    assert settings.password == ""
+
+
+@pytest.mark.parametrize("text", ["+01:00", "'+01:00'", '"+01:00"'])
+def test_sql_modes_may_be_quoted(make: Callable[..., MySQLBaseDriver], text: str) -> None:
+    quoted = text.replace("+01:00", "ANSI_QUOTES")
+    assert make(sql_mode=quoted).settings.sql_mode in ("ANSI_QUOTES", "'ANSI_QUOTES'")
+
+
+def test_tls_with_files(make: Callable[..., MySQLBaseDriver]) -> None:
+    certificate = Path(__file__).parent / "certificate.pem"
+    for options, expected in (
+        ({"ssl": {"ca": str(certificate)}}, (ssl.CERT_REQUIRED, True)),
+        ({"sslmode": "require", "ssl_ca": str(certificate)}, (ssl.CERT_REQUIRED, False)),
+        ({"sslmode": "require", "ssl_cipher": "ECDHE+AESGCM"}, (ssl.CERT_NONE, False)),
+    ):
+        context = make(**options).settings.tls
+        assert context is not None
+        assert (context.verify_mode, context.check_hostname) == expected
+    with pytest.raises(OptionError, match="TLS cannot be used"):
+        make(ssl="require", ssl_cert="/nowhere.crt")
 
 
 def test_an_ssl_context_is_taken_as_it_is(make: Callable[..., MySQLBaseDriver]) -> None:
@@ -1225,3 +1324,29 @@ async def test_types_go_there_and_back(session: Session) -> None:
     await session.run(sa.insert(table), values)
     record = await session.one(sa.select(table).where(table.c.key == values["key"]))
     assert dict(record.items()) == values
+
+
+# -- errors without a number
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (pymysql.err.InterfaceError("closed"), ConnectionFailedError),
+        (asyncmy.errors.InterfaceError("closed"), ConnectionFailedError),
+        (EOFError("gone"), ConnectionFailedError),
+        (LookupError("odd"), exceptions.InternalError),
+    ],
+)
+def test_errors_that_have_no_number(error: Exception, kind: type[exceptions.Error]) -> None:
+    assert isinstance(translate(error), kind)
+
+
+@pytest.mark.parametrize(("version", "needs_alias"), [("8.0.19", False), ("8.0.20", True)])
+def test_a_dialect_learns_the_version_of_mysql(version: str, needs_alias: bool) -> None:
+    table = sa.table("t", sa.column("id"), sa.column("n"))
+    query = mysql.insert(table).values(id=1, n=2)
+    query = query.on_duplicate_key_update(n=query.inserted.n)
+    dialect: Any = mysql.dialect()
+    _learn_version(dialect, version)
+    assert (" AS new " in str(query.compile(dialect=dialect))) is needs_alias

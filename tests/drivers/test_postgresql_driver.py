@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -1614,6 +1615,9 @@ def test_tls_options() -> None:
     assert direct["dsn"] == "postgresql://?sslnegotiation=direct"
     own = arguments(ssl=True, ssl_min_protocol_version="TLSv1.3", sslnegotiation="postgres")
     assert own["ssl"].minimum_version is ssl.TLSVersion.TLSv1_3
+    assert arguments(sslrootcert=Path("/ca.crt"), ssl=True)["ssl"] == "verify-full"
+    with pytest.raises(OptionError, match=r"nowhere|sslcrl"):
+        arguments(sslrootcert="system", sslcrl="/nowhere.crl")
     with pytest.raises(OptionError, match="TLSv9"):
         arguments(ssl=True, ssl_min_protocol_version="TLSv9")
 

@@ -1483,3 +1483,74 @@ async def test_closing_where_nothing_can_be_begun(client: Client, sqlite_url: st
     assert not thread.is_alive()
     assert not other.connection.is_alive()
     await client.connection.rollback()
+
+
+# -- ends of things
+
+
+async def test_foreign_keys_may_be_off_in_the_url(sqlite_url: str) -> None:
+    client = await Client.open(f"{sqlite_url}?foreign_keys=off")
+    assert await client.fetch_val("PRAGMA foreign_keys") == 0
+    await client.connection.close()
+
+
+async def test_a_raw_connection_that_is_closed_says_so(client: Client) -> None:
+    raw = client.raw
+    await client.connection.close()
+    with pytest.raises(NotConnectedError, match="closed"):
+        await raw.execute("SELECT 1")
+
+
+async def test_a_second_begin_is_refused(client: Client) -> None:
+    await client.raw.execute("BEGIN")
+    with pytest.raises(DatabaseError, match="transaction"):
+        await client.begin()
+        await client.execute("SELECT 1")
+    await client.raw.rollback()
+
+
+async def test_a_cursor_that_was_closed_gives_nothing_more(client: Client) -> None:
+    cursor = await client.cursor("SELECT 1 UNION ALL SELECT 2")
+    await cursor.fetch(1)
+    await cursor.close()
+    assert await cursor.fetch(1) == []
+    memory = await Client.open("sqlite://")
+    cursor = await memory.cursor("SELECT 1 UNION ALL SELECT 2")
+    await memory.connection.reset()
+    with pytest.raises(OperationalError, match="the cursor is closed: the connection was reset"):
+        await cursor.fetch(1)
+    await memory.connection.close()
+
+
+async def test_many_rows_of_what_changes_the_session(client: Client) -> None:
+    plan_of = "ATTACH :name AS other"
+    with pytest.raises(DatabaseError):
+        await client.execute_many(plan_of, [{"name": "/nowhere/x"}, {"name": "/nowhere/y"}])
+    assert await client.notes() == 0
+
+
+async def test_a_thread_that_cannot_be_started_leaves_nothing(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = open_files()
+
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        with pytest.raises(RuntimeError, match="new thread"):
+            await make_driver(sqlite_url).connect()
+    assert open_files() == files
+    client = await Client.open(sqlite_url)
+    assert await client.fetch_val("SELECT 1") == 1
+    await client.connection.close()
+
+
+async def test_a_setting_that_a_locked_file_cannot_take(sqlite_url: str) -> None:
+    locking = sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)
+    locking.execute("CREATE TABLE notes (id INTEGER)")
+    locking.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(ConnectionFailedError, match="locked"):
+        await make_driver(sqlite_url, wal=True, busy_timeout=10).connect()
+    locking.close()

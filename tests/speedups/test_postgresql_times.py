@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import subprocess
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.speedups.conftest import FORMS, load
+from tests.speedups.conftest import FORMS, PACKAGES, load
 
 EPOCH = dt.datetime(2000, 1, 1)
 ZONES = [dt.UTC, dt.timezone(dt.timedelta(hours=-3, minutes=-30)), dt.timezone.min, dt.timezone.max]
@@ -141,3 +143,18 @@ def test_what_is_no_date_is_refused(module: ModuleType, name: str) -> None:
 def test_a_zone_is_refused_where_there_is_none(module: ModuleType) -> None:
     with pytest.raises(TypeError, match="naive"):
         module.encode_timestamp(dt.datetime(2000, 1, 1, tzinfo=dt.UTC))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_function_may_be_a_programs_first(form: str, name: str) -> None:
+    package = PACKAGES[form]
+    value = "bytes(8)" if name.startswith("decode") else "d.datetime(2000, 1, 1, tzinfo=z)"
+    code = f"""
+import datetime as d
+from {package}.postgresql_times import {name}
+z = {"d.timezone.utc" if name.endswith("tz") else "None"}
+found = {name}({value})
+assert found == {"d.datetime(2000, 1, 1, tzinfo=z)" if name.startswith("decode") else "bytes(8)"}
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

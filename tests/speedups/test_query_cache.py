@@ -10,6 +10,7 @@ import importlib
 import random
 import uuid
 import weakref
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -462,6 +463,83 @@ def test_lists_of_many_lengths_are_forgotten_again(cache: Any) -> None:
         assert plan.sql.count("?") == size
 
 
+def test_columns_of_text_keep_their_plans_for_lists_of_few_lengths(cache: Any) -> None:
+    text = sa.text("SELECT id FROM t WHERE id IN :a").bindparams(sa.bindparam("a", expanding=True))
+    query = text.columns(t.c.id)
+    for size in (*range(1, 150), *range(1, 150)):
+        plan, args, _ = cache.prepare(query, {"a": list(range(size))})
+        assert args == tuple(range(size))
+        assert plan.sql.count("?") == size
+        assert plan.layout(("id",)).record((5,))[t.c.id] == 5
+
+
+def test_a_required_value_that_no_row_has_is_told(cache: Any) -> None:
+    query = sa.insert(u).values(n=sa.bindparam("m"))
+    with pytest.raises(MissingParameterError, match="'m'"):
+        list(cache.prepare_many(query, [{"t_id": 1}, {"t_id": 2}], 10))
+
+
+def test_text_that_is_a_subclass_of_str(cache: Any) -> None:
+    for query in (Text("SELECT :a"), "SELECT :a"):
+        plan, args, _ = cache.prepare(query, {"a": 1})
+        assert (plan.sql, args) == ("SELECT ?", (1,))
+    assert cache.info().hits == 1
+
+
+def test_expressions_whose_values_depend_on_the_sql(cache: Any) -> None:
+    value: Any = sa.bindparam("value", 5, literal_execute=True)
+    query = sa.select(t.c.id).where(t.c.id == value, t.c.name == "x")
+    for number in (5, 7):
+        plan, args, _ = cache.prepare(query, {"value": number})
+        assert f"id = {number}" in plan.sql
+        assert args == ("x",)
+    with pytest.raises(ProgrammingError):
+        cache.prepare(
+            sa.select(t.c.id).where(t.c.color == sa.bindparam("x", literal_execute=True)),
+            {"x": object()},
+        )
+
+
+def test_lists_of_names_that_are_escaped(cache: Any) -> None:
+    query = sa.select(t.c.id).where(t.c.id.in_(sa.bindparam("a(b", expanding=True)))
+    for size in (2, 3):
+        plan, args, _ = cache.prepare(query, {"a(b": list(range(size))})
+        assert args == tuple(range(size))
+        assert plan.sql.count("?") == size
+
+
+def refused(n: int) -> Any:
+    """Return an element that only SQLAlchemy can tell from others."""
+    element = u.c.n + n
+    vars(element)["_annotations"] = {"mine": True}
+    return element
+
+
+def refused_bind(n: int) -> Any:
+    element = sa.bindparam(None, n, sa.Integer, unique=True)
+    vars(element)["_annotations"] = {"mine": True}
+    return element
+
+
+REFUSED: dict[str, Any] = {
+    "annotated": lambda n: sa.select(t.c.id).where(t.c.id == refused(n)),
+    "bind": lambda n: sa.select(t.c.id).where(t.c.id == refused_bind(n)),
+    "prefix": lambda n: sa.select(t.c.id).prefix_with(refused(n)).where(t.c.id == n),
+    "value by name": lambda n: sa.insert(u).values(n=refused(n), t_id=n),
+    "value by column": lambda n: sa.insert(u).values({u.c.n: refused(n), u.c.t_id: n}),
+    "join": lambda n: sa.select(t.c.id).join(u, (u.c.t_id == t.c.id) & (u.c.n == refused(n))),
+}
+
+
+@pytest.mark.parametrize("case", sorted(REFUSED))
+def test_elements_that_cannot_be_walked_are_left_to_sqlalchemy(cache: Any, case: str) -> None:
+    for n in (1, 2, 1):
+        plan, args, _ = cache.prepare(REFUSED[case](n))
+        sql, expected, *_ = oracle(REFUSED[case](n), "sqlite")
+        # Behind these two come defaults, which differ with each call.
+        assert (plan.sql, args[:2]) == (sql, tuple(expected)[:2])
+
+
 def test_a_client_made_key_is_given(cache: Any) -> None:
     table = sa.Table(
         "k",
@@ -651,6 +729,7 @@ def test_rows_may_hold_expressions(cache: Any) -> None:
 
 MANY: dict[str, tuple[Any, list[Any]]] = {
     "other_order": (sa.insert(u), [{"t_id": 1, "n": 2}, {"n": 3, "t_id": 4}]),
+    "mappings": (sa.insert(u), [MappingProxyType({"t_id": 1}), {"t_id": 2}, {"n": 2}]),
     "other_names": (sa.insert(u), [{"t_id": 1, "n": 2}, {"id": 3, "n": 4}, {"n": 1, "t_id": 5}]),
     "more_names": (sa.insert(u), [{"t_id": 1}, {"t_id": 2, "n": 3}, {"t_id": 4}]),
     "no_names": (sa.insert(u), [{}, {}, {"n": 1}]),

@@ -1,0 +1,165 @@
+"""Make, find and drop databases for tests; never one that somebody else has made.
+
+A database that is made here bears a marker that no tool for schemas takes for a table: a comment
+on the database (PostgreSQL), an empty stored procedure (MySQL and MariaDB), the ``application_id``
+of the file (SQLite). Without it, nothing is dropped.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from fastdb.database import Database
+from fastdb.drivers.sqlite import SQLiteDriver
+from fastdb.exceptions import Error, OptionError
+
+if TYPE_CHECKING:
+    from fastdb.url import DatabaseURL
+
+__all__ = ["UnsafeDatabaseError", "create", "drop", "exists", "is_memory", "is_ours"]
+
+MARKER = "made by fastdb.testing"
+PROCEDURE = "fastdb_testing_marker"
+#: "fsdb", as ``PRAGMA application_id`` has it.
+APPLICATION_ID = 0x66736462
+
+
+class UnsafeDatabaseError(Error):
+    """What was asked for would drop or empty a database that fastdb has not made for tests."""
+
+
+def _quoted(url: DatabaseURL) -> str:
+    mark = "`" if url.dialect == "mysql" else '"'
+    return mark + url.database.replace(mark, mark * 2) + mark
+
+
+#: Options that are meant for the connections of the tests.
+_OF_TESTS = frozenset(
+    {"init", "max_overflow", "max_size", "maxsize", "min_size", "minsize", "pool_size", "setup"}
+)
+
+
+def _admin(url: DatabaseURL, options: dict[str, Any], name: str) -> Database:
+    """Return a Database, not connected, on the same server."""
+    query = {key: value for key, value in url.options.items() if key not in _OF_TESTS}
+    kept = {key: value for key, value in options.items() if key not in _OF_TESTS}
+    return Database(url.replace(database=name, options=query), **kept)
+
+
+def _servers_own(url: DatabaseURL) -> str:
+    """Return the name of the database that one connects to in order to make others."""
+    return "postgres" if url.dialect == "postgresql" else ""
+
+
+def is_memory(database: Database) -> bool:
+    """Return whether a database is in memory, gone with its connection."""
+    return database._driver.single_connection
+
+
+def _path(database: Database) -> Path:
+    """Return the file of a SQLite database that is not in memory."""
+    driver = database._driver
+    assert isinstance(driver, SQLiteDriver)
+    settings = driver.settings
+    return Path(unquote(settings.path) if settings.is_uri else settings.path)
+
+
+async def exists(url: DatabaseURL, options: dict[str, Any]) -> bool:
+    """Return whether there is a database of this name.
+
+    Args:
+        url: Of the database.
+        options: Of the Database, to connect with.
+
+    Raises:
+        ConnectionFailedError: The server cannot be reached.
+    """
+    if url.dialect == "sqlite":
+        database = Database(url, **options)
+        return is_memory(database) or _path(database).exists()
+    if url.dialect == "postgresql":
+        query = "SELECT count(*) FROM pg_catalog.pg_database WHERE datname = :name"
+    else:
+        query = "SELECT count(*) FROM information_schema.schemata WHERE schema_name = :name"
+    async with _admin(url, options, _servers_own(url)) as admin:
+        return bool(await admin.fetch_val(query, {"name": url.database}))
+
+
+async def is_ours(url: DatabaseURL, options: dict[str, Any]) -> bool:
+    """Return whether the database, which exists, bears our marker."""
+    if url.dialect == "sqlite":
+        async with _admin(url, options, url.database) as database:
+            return bool(await database.fetch_val("PRAGMA application_id") == APPLICATION_ID)
+    if url.dialect == "postgresql":
+        query = (
+            "SELECT count(*) FROM pg_catalog.pg_database "
+            "WHERE datname = :name AND shobj_description(oid, 'pg_database') = :marker"
+        )
+    else:
+        query = (
+            "SELECT count(*) FROM information_schema.routines "
+            "WHERE routine_schema = :name AND routine_name = :marker"
+        )
+    marker = MARKER if url.dialect == "postgresql" else PROCEDURE
+    async with _admin(url, options, _servers_own(url)) as admin:
+        return bool(await admin.fetch_val(query, {"name": url.database, "marker": marker}))
+
+
+async def create(url: DatabaseURL, options: dict[str, Any]) -> None:
+    """Make a database, with our marker. Where that fails half-way, there is none.
+
+    Raises:
+        DatabaseError: There is one already, or the role must not make any.
+    """
+    if url.dialect == "sqlite":
+        path = _path(Database(url, **options))
+        if path.exists():
+            raise OptionError(f"there is a file {str(path)!r} already")
+        async with _admin(url, options, url.database) as database:
+            await database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        return
+    name = _quoted(url)
+    async with _admin(url, options, _servers_own(url)) as admin:
+        charset = " CHARACTER SET utf8mb4" if url.dialect == "mysql" else ""
+        await admin.execute(f"CREATE DATABASE {name}{charset}")
+        if url.dialect == "postgresql":
+            mark = f"COMMENT ON DATABASE {name} IS '{MARKER}'"
+        else:
+            mark = f"CREATE PROCEDURE {name}.{PROCEDURE}() COMMENT '{MARKER}' DO 0"
+        try:
+            await admin.execute(mark)
+        except BaseException:
+            await admin.execute(f"DROP DATABASE {name}")
+            raise
+
+
+async def drop(url: DatabaseURL, options: dict[str, Any]) -> None:
+    """Drop a database that we have made, if it is there.
+
+    Raises:
+        UnsafeDatabaseError: It does not bear our marker.
+        DatabaseError: The server refuses.
+    """
+    if not await exists(url, options):
+        return
+    if not await is_ours(url, options):
+        raise UnsafeDatabaseError(
+            f"the database {url.database!r} is not dropped: fastdb.testing has not made it; "
+            "drop it by hand if it is one for tests, or use it as it is with use_existing=True"
+        )
+    if url.dialect == "sqlite":
+        database = Database(url, **options)
+        if not is_memory(database):
+            path = _path(database)
+            for ending in ("-wal", "-shm", "-journal", ""):
+                with suppress(FileNotFoundError):
+                    os.unlink(f"{path}{ending}")
+        return
+    # Connections of a test that was killed may still be open.
+    force = " WITH (FORCE)" if url.dialect == "postgresql" else ""
+    async with _admin(url, options, _servers_own(url)) as admin:
+        await admin.execute(f"DROP DATABASE {_quoted(url)}{force}")
