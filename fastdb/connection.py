@@ -222,19 +222,35 @@ class Connection(Queries):
         """Roll back a transaction whose block is left while others keep the connection."""
         connection = self._lease.leased()
         try:
-            if self._turns.busy:
+            if self._turns.busy and not await self._outwait(connection):
                 logger.warning("a connection is cut: its transaction was left while it was in use")
                 connection.terminate()
                 self._forget(transaction, "rolled back")
             else:
                 self._turns.busy = True
                 try:
-                    await self._roll_back_transaction(transaction)
+                    if transaction in self._turns.stack:
+                        await self._roll_back_transaction(transaction)
                 finally:
                     self._turns.pass_on()
         finally:
             transaction._holding = False
             await self._lease.unhold()
+
+    async def _outwait(self, connection: DriverConnection) -> bool:
+        """Get the turn in spite of cancellations; return whether that is so.
+
+        Only where cutting the connection would cost more than the transaction.
+        """
+        while connection.irreplaceable:
+            try:
+                await self._turns.take_next()
+            except asyncio.CancelledError:
+                continue
+            except TransactionError:
+                break
+            return True
+        return False
 
     def _forget(self, transaction: Transaction, state: str) -> None:
         """Take `transaction` and those inside it off the stack."""

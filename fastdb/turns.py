@@ -71,16 +71,24 @@ class Turns:
                 ``acquire_timeout``, or never can.
         """
         while True:
-            if self.busy:
-                await self._wait_for_turn()
-            else:
-                self.busy = True
+            await self.take_next()
             # Ending the base ends all that is open inside it, whoever began it.
             blocker = None if self.is_base(transaction) else self._blocker(transaction, task)
             if blocker is None:
                 return
             self.pass_on()
             await self._wait_for_end(blocker, task)
+
+    async def take_next(self) -> None:
+        """Wait until no operation runs, whatever transactions are open.
+
+        Raises:
+            TransactionError: The connection stayed busy for ``acquire_timeout``.
+        """
+        if self.busy:
+            await self._wait_for_turn()
+        else:
+            self.busy = True
 
     def is_base(self, transaction: Transaction | None) -> bool:
         """Return whether `transaction` is the base, which only ``disconnect()`` works in."""

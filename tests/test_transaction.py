@@ -736,6 +736,35 @@ async def test_strings_of_the_environment_mean_what_they_say(notes: fastdb.Datab
     assert await ids(notes) == [1]
 
 
+async def test_a_database_in_memory_outlives_a_block_that_is_left_while_it_is_in_use() -> None:
+    slow = (
+        "WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < 1000000) "
+        "SELECT count(*) FROM s"
+    )
+    async with fastdb.Database("sqlite://") as database:
+        await database.execute("CREATE TABLE notes (id integer)")
+        leaving = asyncio.Event()
+
+        async def leave() -> None:
+            async with database.connection() as connection, database.transaction():
+                await connection.execute("INSERT INTO notes VALUES (1)")
+                beside.append(asyncio.create_task(connection.fetch_val(slow)))
+                await asyncio.sleep(0)
+                leaving.set()
+                raise LookupError
+
+        beside: list[asyncio.Task[int]] = []
+        task = asyncio.create_task(leave())
+        await leaving.wait()
+        for _ in range(3):
+            task.cancel()
+            await asyncio.sleep(0)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await beside[0] == 1_000_000
+        assert await database.fetch_val("SELECT count(*) FROM notes") == 0
+
+
 async def test_on_commit_takes_callables_while_the_transaction_is_open(
     notes: fastdb.Database,
 ) -> None:

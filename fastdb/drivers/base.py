@@ -162,11 +162,13 @@ class DriverConnection(ABC):
         counts_inserts: Whether a raw insert without a generated key gives the number of rows.
         errors_spoil_transactions: Whether a failed statement spoils the transaction around it.
         remote: Whether a network is between, which may let nothing through and say nothing of it.
+        irreplaceable: Whether the database itself ends with the connection.
     """
 
     counts_inserts: ClassVar[bool] = False
     errors_spoil_transactions: ClassVar[bool] = False
     remote: ClassVar[bool] = True
+    irreplaceable: bool = False
 
     __slots__ = (
         "dirty",

@@ -241,6 +241,11 @@ class SQLiteConnection(DriverConnection):
                 self.terminate()
             raise
 
+    @property
+    def irreplaceable(self) -> bool:  # type: ignore[override]
+        """Whether the database is in memory, and ends with the connection."""
+        return self._driver.settings.memory
+
     # -- transactions
 
     @property
