@@ -107,7 +107,7 @@ patch = ["subprocess", "_exit"]
 include = ["*.pyx"]
 show_missing = true
 skip_covered = true
-fail_under = 97
+fail_under = 98
 """
     )
     where = session.posargs or [
