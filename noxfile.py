@@ -108,7 +108,7 @@ patch = ["subprocess", "_exit"]
 include = ["*.pyx"]
 show_missing = true
 skip_covered = true
-fail_under = 100
+fail_under = 98
 """
     )
     where = session.posargs or [

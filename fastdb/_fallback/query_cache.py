@@ -283,9 +283,7 @@ class QueryCache:
 
         try:
             same.reference = weakref.ref(query, forget)
-        except (
-            TypeError
-        ):  # an expression class without weak references  # pragma: no cover: other SQLAlchemy
+        except TypeError:  # pragma: no cover: expressions without weak references
             return
         with self._lock:
             known[same_key] = same
@@ -293,10 +291,7 @@ class QueryCache:
                 try:
                     oldest = next(iter(known))
                     oldest_same = known.pop(oldest, None)
-                except (
-                    RuntimeError,
-                    StopIteration,
-                ):  # one was forgotten meanwhile  # pragma: no cover: threads
+                except (RuntimeError, StopIteration):  # pragma: no cover: a race
                     continue
                 if oldest_same is not None and oldest_same.used:
                     oldest_same.used = False

@@ -413,7 +413,7 @@ cdef class Walk:
                         return 0
                 self.put(tuple(sorted(flags.items())))
         else:
-            return 0
+            return 0  # pragma: no cover: there are no other codes
         return 1
 
     cdef int options(self, object options) except -1:
@@ -486,9 +486,10 @@ cdef class Walk:
 
 
 cdef inline bint is_true(PyObject *value) except -1:
-    if value is <PyObject *>True:
+    # Not `value is <PyObject *>True`, which compares with a pointer to address 1.
+    if <object>value is True:
         return True
-    return value is not <PyObject *>False and PyObject_IsTrue(<object>value)
+    return <object>value is not False and PyObject_IsTrue(<object>value)
 
 
 @cython.final

@@ -527,7 +527,7 @@ cdef class ResultReader:
         with cython.critical_section(self):  # the others never change once they are set
             return self._rows
 
-    @cython.critical_section
+    @cython.critical_section  # pragma: no cover: it runs nothing where the GIL does
     def feed(self, bytes data not None, Py_ssize_t position=0, Py_ssize_t size=-1):
         """Read packets out of `data` from `position` on; return the position of the first unread.
 
@@ -550,7 +550,7 @@ cdef class ResultReader:
                 self.pause_collector()
             return self.read(data, position, size)
         finally:
-            self._feeding = False
+            self._feeding = False  # pragma: no cover: traced at one of the two places where C has it
             if self._paused:
                 self._paused = False
                 PyGC_Enable()
@@ -835,7 +835,7 @@ cdef class ResultReader:
         try:
             return CallOneArg(column.converter, decoded)
         finally:
-            Decref(decoded)
+            Decref(decoded)  # pragma: no cover: traced at one of the two places where C has it
 
     cdef PyObject *decode_boolean(
         self, Column *column, const unsigned char *text, Py_ssize_t size

@@ -387,8 +387,8 @@ cdef class QueryCache:
         if entry.found & 3 == 1:
             try:
                 entry.recent = PyWeakref_NewRef(query, None)
-            except TypeError:  # an expression class without weak references  # pragma: no cover: other SQLAlchemy
-                pass
+            except TypeError:  # pragma: no cover: expressions without weak references
+                pass  # pragma: no cover: as above
         return False
 
     cdef ExpressionEntry _found(self, object key):
@@ -444,14 +444,14 @@ cdef class QueryCache:
 
         try:
             same.reference = weakref.ref(query, forget)
-        except TypeError:  # an expression class without weak references  # pragma: no cover: other SQLAlchemy
+        except TypeError:  # pragma: no cover: expressions without weak references
             return 0  # pragma: no cover: as above
         known[same_key] = same
         while len(known) > self._maxsize:
             try:
                 oldest = next(iter(known))
                 found = known.pop(oldest, None)
-            except (RuntimeError, StopIteration):  # one was forgotten meanwhile  # pragma: no cover: threads
+            except (RuntimeError, StopIteration):  # pragma: no cover: one was forgotten meanwhile
                 continue  # pragma: no cover: as above
             if found is not None and found.used:
                 found.used = False

@@ -725,7 +725,7 @@ cdef class Record:
         try:
             return hash(values_of(self))
         finally:
-            Py_LeaveRecursiveCall()
+            Py_LeaveRecursiveCall()  # pragma: no cover: traced at one of the two places where C has it
 
     def __repr__(self):
         cdef tuple names = layout_of(self).names

@@ -119,6 +119,11 @@ def test_percent_signs(module: ModuleType) -> None:
     assert write(module, "") == ""
 
 
+def test_a_statement_that_is_no_text(module: ModuleType) -> None:
+    with pytest.raises((TypeError, AttributeError)):
+        write(module, 5, "text")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("sql", ["%s %s", "", "%", "%d", "100 %", "%(name)s"])
 def test_statements_that_do_not_fit_their_arguments(
     both: tuple[ModuleType, ModuleType], sql: str

@@ -1046,6 +1046,23 @@ def test_many_types_and_functions_are_told(module: Any) -> None:
             assert plan._result.converters(("name", "b"))[0]("y") == "y!"
 
 
+def test_many_types_that_come_again_are_told(module: Any) -> None:
+    cache = module.QueryCache(make_compiler("sqlite"), maxsize=16)
+    for n in range(1100):
+        kind = type(f"Kind{n}", (Shout,), {"cache_ok": True})()
+        for column in (t.c.name, t.c.id):
+            query = sa.select(sa.type_coerce(column, kind), sa.literal("x", kind))
+            assert cache.prepare(query)[1] == ("X",)
+
+
+def test_many_classes_of_elements_are_told(module: Any) -> None:
+    cache = module.QueryCache(make_compiler("sqlite"), maxsize=16)
+    for n in range(1100):
+        kind = type(f"Mine{n}", (sa.sql.functions.Function,), {"inherit_cache": True})
+        for _ in range(2):
+            assert f"mine{n}(" in cache.prepare(sa.select(kind(f"mine{n}", u.c.n)))[0].sql
+
+
 def test_an_expression_that_comes_again_is_found_by_itself(module: Any) -> None:
     cache = module.QueryCache(make_compiler("sqlite"))
     kept = [sa.select(t.c.id.label("x")).where(t.c.id == n) for n in range(3)]

@@ -7,6 +7,7 @@ import copy
 import gc
 import inspect
 import pickle
+import subprocess
 import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from sqlalchemy.engine import processors
 
 from fastdb.exceptions import ColumnNotFoundError, Error, InterfaceError
+from tests.speedups.conftest import PACKAGES
 
 ODD_NAMES = ("", "__class__", "__dict__", "keys", "_mapping", "a b", "class", "größe", "x", "x")
 
@@ -945,3 +947,15 @@ def test_both_forms_behave_alike(
                 results.append("method" if callable(value) else observe(list, value))
         seen.append(results)
     assert seen[0] == seen[1]
+
+
+def test_converters_of_a_program_without_sqlalchemy(form: str) -> None:
+    code = f"""
+import sys
+from {PACKAGES[form]}.records import RecordLayout
+record = RecordLayout(("a", "b"), (str, None)).record((5, 6))
+assert (record.a, record.b) == ("5", 6)
+assert "sqlalchemy" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
