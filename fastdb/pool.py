@@ -234,7 +234,7 @@ class Pool:
             self._closed["disconnect"] += 1
         self._idle.clear()
         self._leased.clear()
-        self._size = 0
+        self._size = len(self._openings)  # each gives its place up when it ends
 
     async def _open_place(self) -> DriverConnection:
         """Open a connection in a new place, which is given back where that fails."""
