@@ -229,20 +229,21 @@ class Pool:
             self._closed["disconnect"] += 1
         self._idle.clear()
         self._leased.clear()
-        self._size = 0
+        self._size = len(self._openings)  # each gives its place up when it ends
 
     async def _open_place(self) -> DriverConnection:
         """Open a connection in a new place, which is given back where that fails."""
         self._size += 1
         try:
-            return await self._open_counted()
+            connection = await self._open_with_lifetime()
         except BaseException:
             self._size -= 1
             raise
-
-    async def _open_counted(self) -> DriverConnection:
-        connection = await self._open_connection()
         self._opened += 1
+        return connection
+
+    async def _open_with_lifetime(self) -> DriverConnection:
+        connection = await self._open_connection()
         connection.used_at = now = monotonic()
         if self._options.max_lifetime is not None:
             import random
@@ -261,7 +262,7 @@ class Pool:
         never get any, and one who comes later might be served by another connection before.
         """
         self._size += 1
-        opening = self.loop.create_task(self._open_counted())
+        opening = self.loop.create_task(self._open_with_lifetime())
         self._openings.add(opening)
         opening.add_done_callback(self._note_opened)
 
@@ -272,6 +273,7 @@ class Pool:
             self._give_up_place()
             return
         error = opening.exception()
+        self._opened += error is None
         if error is not None:
             waiter = self._first_waiter()
             if waiter is not None:

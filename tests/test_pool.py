@@ -220,9 +220,9 @@ async def test_max_lifetime_replaces_connections(database_url: str) -> None:
         await asyncio.sleep(0.05)
         assert await database.fetch_val("SELECT 1") == 1
         stats = database.pool.stats()
-        # On a slow machine, the second one is too old by now as well.
+        # How many it were by now depends on the machine.
         assert set(stats.closed) == {"max_lifetime"}
-        assert stats.opened - stats.closed["max_lifetime"] == stats.size <= 1
+        assert stats.opened - stats.closed["max_lifetime"] == stats.size
 
 
 async def test_max_queries_replaces_connections(database_url: str) -> None:
