@@ -106,7 +106,7 @@ def migrate(
 
     dialect = connection.dialect.name
     options = target.configure_options(dialect)
-    progress = Progress(connection)
+    progress = Progress(connection, options.get("version_table", "alembic_version"))
     callbacks = options.get("on_version_apply") or ()
     callbacks = callbacks if isinstance(callbacks, (list, tuple)) else (callbacks,)
     options["on_version_apply"] = [*callbacks, progress.note_version]
@@ -147,17 +147,24 @@ def _refuse_autocommit(migration: MigrationContext, *, joins: bool) -> None:
 class Progress:
     """What a run has done so far."""
 
-    def __init__(self, connection: sqlalchemy.Connection) -> None:
-        """Stand at the beginning."""
+    def __init__(self, connection: sqlalchemy.Connection, version_table: str) -> None:
+        """Stand at the beginning.
+
+        Args:
+            connection: Of SQLAlchemy.
+            version_table: Where Alembic keeps the revision; statements there are no migration's.
+        """
         self._connection = connection
         self._version: str | None = None
+        self._version_table = version_table
         self._statements: list[str] = []
-        self._guarding = False
+        self._committed = False
 
     def note_version(self, *, ctx: Any, step: Any, heads: set[str], run_args: Any) -> None:
         """Take note of a revision that is done; Alembic calls this."""
         self._version = ", ".join(sorted(heads)) or "base"
         self._statements.clear()
+        self._committed = False
         verb = "upgraded" if step.is_upgrade else "downgraded"
         logger.info("%s; the database is at %s", verb, self._version)
 
@@ -172,24 +179,24 @@ class Progress:
         def note(
             connection: Any, cursor: Any, statement: str, args: Any, context: Any, many: bool
         ) -> None:
-            if not _READ.match(statement):
+            if self._version_table not in statement and not _READ.match(statement):
                 self._statements.append(" ".join(statement.split()))
 
-        def guard(
+        def look(
             connection: Any, cursor: Any, statement: str, args: Any, context: Any, many: bool
         ) -> None:
-            if found := _DROP.match(statement):
+            if guard_drops and (found := _DROP.match(statement)):
                 self._guard_drop(found[1])
+            if self._version_table not in statement and _DDL.match(statement):
+                self._committed = True  # by MySQL, even where the statement fails
 
+        event.listen(self._connection, "before_cursor_execute", look)
         event.listen(self._connection, "after_cursor_execute", note)
-        if guard_drops:
-            event.listen(self._connection, "before_cursor_execute", guard)
         try:
             yield
         finally:
+            event.remove(self._connection, "before_cursor_execute", look)
             event.remove(self._connection, "after_cursor_execute", note)
-            if guard_drops:
-                event.remove(self._connection, "before_cursor_execute", guard)
 
     def _guard_drop(self, table: str) -> None:
         """Refuse to drop a table that others refer to, where SQLite then changes those."""
@@ -221,15 +228,14 @@ class Progress:
         if atomic:
             error.add_note(f"migration {revision!r} failed; nothing of it was kept")
             return
-        done = self._statements
-        last = max((n for n, sql in enumerate(done, 1) if _DDL.match(sql)), default=0)
-        stayed = tuple(done[:last])
-        position = self._version or "where it was before"
-        what = "; ".join(stayed) if stayed else "nothing of it"
+        # DDL commits what was before it, and what comes after it is committed one by one.
+        stayed = tuple(self._statements) if self._committed else ()
+        position = "as before" if self._version is None else f"{self._version!r}"
+        what = "; ".join(stayed) or "nothing"
         raise FailedMigrationError(
-            f"migration {revision!r} failed: {error}; the server cannot take DDL back, and the "
-            f"database is at revision {position!r}; this of {revision!r} stayed: {what}; "
-            "undo it by hand before the next upgrade",
+            f"migration {revision!r} failed: {getattr(error, 'orig', error)}; the server cannot "
+            f"take DDL back; the database is at revision {position}, and of {revision!r} stayed: "
+            f"{what}; undo it by hand before the next upgrade",
             revision,
             stayed,
         ) from error
