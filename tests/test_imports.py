@@ -42,12 +42,22 @@ MAY_IMPORT = {
     "database": "exceptions drivers _speedups compiler options pool queries connection transaction "
     "lease turns url",
     "testing": "database drivers.sqlite exceptions options testing url",
+    "migrations": "connection database exceptions migrations url",
     "core": "connection database transaction url",
     "interfaces": "_speedups",
     "": "_speedups connection core database exceptions interfaces queries transaction url",
 }
 FAMILIES = {"asyncmy": "mysql"}
-THIRD_PARTY = {"aiomysql", "aiosqlite", "asyncmy", "asyncpg", "pymysql", "sqlalchemy"}
+THIRD_PARTY = {
+    "aiomysql",
+    "aiosqlite",
+    "alembic",
+    "asyncmy",
+    "asyncpg",
+    "greenlet",
+    "pymysql",
+    "sqlalchemy",
+}
 
 
 def module_name(path: Path) -> str:
@@ -56,7 +66,12 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+# What `migrations init` copies is a program of Alembic's, and no module.
+MODULES = {
+    module_name(path): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path.parent.name != "template"
+}
 SOURCES = [*MODULES.values(), *sorted(PACKAGE.rglob("*.pyx"))]
 
 

@@ -15,7 +15,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import fastdb
+from fastdb.migrations.__main__ import main as migrations_program
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -55,7 +58,12 @@ async def run(source: str, before: int, namespace: dict[str, Any]) -> None:
             assert repr(found) == expected, where
 
 
-async def test_the_fragments_run_in_order(database: fastdb.Database) -> None:
+async def test_the_fragments_run_in_order(
+    database: fastdb.Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # it is in the names of test databases
+    migrations_program(["init"])
     namespace: dict[str, Any] = {"database": database}
     fragments = [block for block in python_blocks() if not is_program(block[1])]
     assert fragments
