@@ -40,7 +40,8 @@ MAY_IMPORT = {
     "synchronous transaction turns",
     "database": "exceptions drivers _speedups compiler options pool queries connection transaction "
     "turns url",
-    "testing": "database drivers.sqlite exceptions options testing url",
+    "testing": "connection database drivers.base drivers.sqlite exceptions options sql_text "
+    "testing url",
     "core": "connection database transaction url",
     "interfaces": "_speedups",
     "": "_speedups connection core database exceptions interfaces queries transaction url",
