@@ -31,6 +31,7 @@ from fastdb.url_secrets import concealed, hiding_frames
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Coroutine
     from types import TracebackType
+    from typing import Protocol
 
     import sqlalchemy
 
@@ -40,6 +41,16 @@ if TYPE_CHECKING:
     from fastdb.pool import Pool
     from fastdb.queries import Finish, Query, Values
     from fastdb.sql_text import Lexical
+
+    class Choice(Protocol):
+        """What gives tasks another connection than their own: sandboxes of ``fastdb.testing``."""
+
+        def connection(self) -> Connection | None:
+            """Return the running task's connection; None where it is to have its own."""
+
+        def stays_connected(self) -> bool:
+            """Return whether ``disconnect()`` by the running task is to do nothing."""
+
 
 __all__ = ["Database"]
 
@@ -158,6 +169,7 @@ class Database(Queries):
         )
         self._leases = 0
         self._global: Connection | None = None
+        self._choice: Choice | None = None
         self._waiting: dict[asyncio.Task[Any], Transaction] = {}
 
     def __repr__(self) -> str:
@@ -258,7 +270,13 @@ class Database(Queries):
             timeout: Seconds that it takes at most: then connections that are in use are cut. The
                 caller's own is cut at once.
         """
-        return self._disconnect(check_timeout(timeout), current_task())
+        seconds = check_timeout(timeout)
+        if self._choice is not None and self._choice.stays_connected():
+            return self._stay_connected()
+        return self._disconnect(seconds, current_task())
+
+    async def _stay_connected(self) -> None:
+        logger.debug("not disconnected: a sandbox of the caller's is open")
 
     async def _disconnect(self, timeout: float | None, task: asyncio.Task[Any] | None) -> None:
         async with self._change():
@@ -304,6 +322,12 @@ class Database(Queries):
         # The leases are still counted: whoever has one gives it back.
         self._connections.clear()
 
+    def _choose_by(self, choice: Choice) -> None:
+        """Ask `choice` first for a task's connection, from now on."""
+        self._choice = choice
+        # Queries look for their task's connection only where something is leased.
+        self._note_lease(1)
+
     # -- what a Connection needs
 
     def _ready_pool(self) -> Pool:
@@ -343,6 +367,8 @@ class Database(Queries):
         """
         if self._global is not None:
             return self._global
+        if self._choice is not None and (chosen := self._choice.connection()) is not None:
+            return chosen
         task = current_task()
         if task is None:
             raise NotConnectedError("a connection belongs to a task; no task is running here")
@@ -357,6 +383,8 @@ class Database(Queries):
             return self._global
         if not self._leases:
             return None
+        if self._choice is not None and (chosen := self._choice.connection()) is not None:
+            return chosen
         task = current_task()
         if task is None:
             return None
@@ -428,7 +456,7 @@ class Database(Queries):
         if connection is not None and (
             not self._driver.streams_apart
             or connection is self._global
-            or connection.in_transaction
+            or connection._turns.stack  # also that of a sandbox
         ):
             return connection.iterate(query, values, batch_size=batch_size, timeout=timeout)
         size = check_batch_size(batch_size)

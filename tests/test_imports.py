@@ -41,7 +41,8 @@ MAY_IMPORT = {
     "synchronous transaction turns",
     "database": "exceptions drivers _speedups compiler options pool queries connection transaction "
     "lease turns url",
-    "testing": "database drivers.sqlite exceptions options testing url",
+    "testing": "connection database drivers.base drivers.sqlite exceptions options sql_text "
+    "testing url",
     "migrations": "connection database exceptions migrations url",
     "core": "connection database transaction url",
     "interfaces": "_speedups",

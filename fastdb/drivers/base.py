@@ -272,6 +272,11 @@ class DriverConnection(ABC):
     async def rollback_to_savepoint(self) -> None:
         """Undo what happened since the innermost savepoint, and end it."""
 
+    @property
+    def ended_by(self) -> str:
+        """What ended the open transaction behind our back, in words; "" where that is unknown."""
+        return ""
+
     def note_implicit_commit(self) -> bool:
         """Return whether a statement that others ran has committed the transaction implicitly.
 

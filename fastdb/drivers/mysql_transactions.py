@@ -183,6 +183,11 @@ class MySQLTransactions(MySQLExchange):
             self._rolled_back = True
             self._lost = f"rolled back by the server (error {number_of(error)})"
 
+    @property
+    def ended_by(self) -> str:
+        """What ended the open transaction behind our back, in words; "" where nothing has."""
+        return f"its transaction was {self._lost}" if self._lost else ""
+
     def note_implicit_commit(self) -> bool:
         """Return whether a statement that others ran has committed the transaction."""
         if not self._begun or self.in_transaction or not self.is_open:

@@ -337,6 +337,10 @@ class SQLiteConnection(DriverConnection):
         if not self._worker.closed:  # else SQLite has undone it all
             await self._worker.run_to_end(self._session.rollback_to_savepoint)
 
+    async def copy_to(self, other: SQLiteConnection) -> None:
+        """Copy the whole database into that of `other`, which is empty and not in use."""
+        await self._worker.run_to_end(self._session.copy_to, other._session)
+
     # -- the connection's life
 
     def abandon_raw(self) -> None:

@@ -136,6 +136,15 @@ class Session:
                 f" it stays {answer[0][0]!r}"
             )
 
+    def copy_to(self, other: Session) -> None:
+        """Copy the whole database into that of `other`, which is empty and idle."""
+        try:
+            ((size,),) = self._ask("PRAGMA page_size")
+            other._ask(f"PRAGMA page_size = {size}")  # one in memory cannot change it later
+            self.connection.backup(other.connection)
+        except sqlite3.Error as error:
+            raise translated(error) from error
+
     def adopt_waits(self) -> None:
         """Take jobs that ran until now, `init`'s, for no reason to let SQLite wait."""
         self._foreign = False

@@ -1,6 +1,8 @@
-"""What tests of programs that use fastdb need: databases of their own."""
+"""What tests of programs that use fastdb need: databases of their own, and sandboxes in them."""
 
 from fastdb.testing.client import DatabaseTestClient
 from fastdb.testing.databases import UnsafeDatabaseError
+from fastdb.testing.ownership import OwnershipError
+from fastdb.testing.sandbox import Sandbox
 
-__all__ = ["DatabaseTestClient", "UnsafeDatabaseError"]
+__all__ = ["DatabaseTestClient", "OwnershipError", "Sandbox", "UnsafeDatabaseError"]

@@ -1,0 +1,177 @@
+"""The connection of a sandbox: what the application does there is taken back in the end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from fastdb.connection import Connection
+from fastdb.drivers.base import DEFAULT_OPTIONS
+from fastdb.exceptions import TransactionError
+from fastdb.sql_text import classify
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator, Mapping
+
+    from fastdb._speedups import QueryPlan
+    from fastdb.database import Database
+    from fastdb.drivers.base import Batch, DriverConnection
+    from fastdb.pool import Pool
+    from fastdb.queries import Services
+    from fastdb.sql_text import Classification
+    from fastdb.testing.sandbox import Sandbox
+    from fastdb.transaction import Transaction
+
+__all__ = ["SandboxConnection"]
+
+#: Checks what a COMMIT would check, and defers again what is deferred at the beginning of a
+#: transaction: the sandbox's own goes on.
+_CHECK_DEFERRED = """
+DO $fastdb$
+DECLARE names text;
+BEGIN
+    SET CONSTRAINTS ALL IMMEDIATE;
+    SELECT string_agg(DISTINCT format('%I.%I', nspname, conname), ', ') INTO names
+    FROM pg_catalog.pg_constraint AS c
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = c.connamespace
+    WHERE condeferred AND NOT pg_is_other_temp_schema(n.oid)
+    AND has_schema_privilege(n.oid, 'USAGE');
+    IF names IS NOT NULL THEN
+        EXECUTE 'SET CONSTRAINTS ' || names || ' DEFERRED';
+    END IF;
+END
+$fastdb$
+"""
+
+
+class SandboxConnection(Connection):
+    """The Connection that every task in a sandbox shares.
+
+    Where the sandbox lives in a transaction that is rolled back, that is the base of the turns, as
+    under ``force_rollback``; a private copy needs none, and commits really happen there.
+    """
+
+    __slots__ = ("_sandbox",)
+
+    def __init__(self, sandbox: Sandbox, database: Database) -> None:
+        """Make the connection of `sandbox`, which leases it from the pool of `database`."""
+        super().__init__(cast("Services", SandboxServices(sandbox, database)))
+        self._sandbox = sandbox
+
+    def _is_outermost(self, transaction: Transaction) -> bool:
+        """Return whether the application would take `transaction` for the outermost one."""
+        stack = self._turns.stack[self._turns.base is not None :]
+        return bool(stack) and stack[0] is transaction
+
+    async def _usable(self) -> DriverConnection:
+        self._sandbox._check()
+        return await super()._usable()
+
+    async def _push_transaction(self, transaction: Transaction) -> None:
+        self._sandbox._check()
+        if transaction.options != DEFAULT_OPTIONS and not self.in_transaction:
+            self._sandbox.transaction_options.append(transaction.options)
+            transaction._options = DEFAULT_OPTIONS
+        await super()._push_transaction(transaction)
+
+    async def _commit_transaction(self, transaction: Transaction) -> list[Callable[[], Any]]:
+        if self._turns.base is not None and self._is_outermost(transaction):
+            await self._check_deferred(transaction)
+        callbacks = await super()._commit_transaction(transaction)
+        self._sandbox.on_commit_calls += callbacks
+        return callbacks
+
+    async def _check_deferred(self, transaction: Transaction) -> None:
+        """Check on PostgreSQL what is deferred to the COMMIT that does not come."""
+        if self._services._driver.dialect != "postgresql":
+            return
+        connection = self._lease.leased()
+        plan, args, _ = self._services.query_cache.prepare(_CHECK_DEFERRED)
+        try:
+            await connection.execute(plan, args)
+        except BaseException as error:
+            await self._roll_back_transaction(transaction, error)
+            raise
+
+    def _run_sync(
+        self, function: Callable[..., Any], args: tuple[Any, ...]
+    ) -> Coroutine[Any, Any, Any]:
+        lexical = self._services._driver.lexical()
+
+        def checked(connection: Any, *args: Any) -> Any:
+            from sqlalchemy import event
+
+            def before(conn: Any, cursor: Any, statement: str, *more: Any) -> None:
+                self._sandbox._check_statement(classify(statement, lexical), statement)
+
+            event.listen(connection, "before_cursor_execute", before)
+            return function(connection, *args)
+
+        return super()._run_sync(checked, args)
+
+
+class SandboxServices:
+    """What a Connection needs of its Database, with a look at what is to run."""
+
+    def __init__(self, sandbox: Sandbox, database: Database) -> None:
+        """Stand for `database` in `sandbox`."""
+        self._sandbox = sandbox
+        self._database = database
+        self.query_cache = CheckedQueries(sandbox, database)
+
+    def _ready_pool(self) -> Pool:
+        self._sandbox._check()
+        return self._database._ready_pool()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._database, name)
+
+
+class CheckedQueries:
+    """The query cache of a Database, which refuses what a sandbox cannot take back."""
+
+    def __init__(self, sandbox: Sandbox, database: Database) -> None:
+        """Look at what `sandbox` prepares."""
+        self._sandbox = sandbox
+        self._cache = database.query_cache
+
+    def prepare(
+        self, query: Any, values: Mapping[Any, Any] | None = None
+    ) -> tuple[QueryPlan, tuple[Any, ...], tuple[Any, ...] | None]:
+        """Prepare a query, after a look at the sandbox and at the query."""
+        self._sandbox._check()
+        prepared = self._cache.prepare(query, values)
+        self._sandbox._check_statement(prepared[0], prepared[0].sql)
+        return prepared
+
+    def prepare_many(self, query: Any, rows: Any, batch_size: int) -> Iterator[Batch]:
+        """Prepare batches of a query, each after the same looks."""
+        self._sandbox._check()
+        for plan, batch in self._cache.prepare_many(query, rows, batch_size):
+            self._sandbox._check_statement(plan, plan.sql)
+            yield plan, batch
+
+
+def refuse(kind: QueryPlan | Classification, sql: str, name: str) -> None:
+    """Refuse a statement that would commit, or end, the transaction that a sandbox lives in.
+
+    Args:
+        kind: What is known of the statement.
+        sql: Its text.
+        name: Of the sandbox.
+
+    Raises:
+        TransactionError: It is one.
+    """
+    if kind.verb in ("BEGIN", "START", "COMMIT", "END", "ABORT") or (
+        kind.verb == "ROLLBACK" and "TO" not in sql.upper().split(None, 3)
+    ):
+        raise TransactionError(
+            f"cannot run {kind.verb} in the sandbox of {name}, whose transaction is rolled back "
+            "in the end; use `database.transaction()`, which is a savepoint there"
+        )
+    if kind.implicit_commit:
+        raise TransactionError(
+            f"cannot run {kind.verb} in the sandbox of {name}: it commits implicitly on MySQL, "
+            "and could not be rolled back; run it before the sandbox is opened, or on the real "
+            "database inside `with sandbox.unboxed():`"
+        )
