@@ -44,8 +44,9 @@ class Sandbox:
     Everything that is called in the block works there, child tasks included. On PostgreSQL and
     MySQL it is one transaction that is rolled back: the application's own transactions are
     savepoints in it, and an error spoils nothing but its own statement. On SQLite it is a private
-    copy in memory, in which all happens as it does elsewhere. Any number of sandboxes may be open
-    at once, each in its own task. Sequences and AUTO_INCREMENT counters are not set back.
+    copy in memory, in which all happens as it does elsewhere; files that `init` attaches are the
+    real ones. Any number of sandboxes may be open at once, each in its own task. Sequences and
+    AUTO_INCREMENT counters are not set back.
 
     Attributes:
         database: The database.
@@ -244,4 +245,4 @@ class Sandbox:
     def _check_statement(self, kind: QueryPlan | Classification, sql: str) -> None:
         """Refuse what cannot be taken back; a private copy bears everything."""
         if self._copy is None:
-            refuse(kind, sql, self.name)
+            refuse(kind, sql, self.database._driver.lexical(), self.name)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from fastdb.connection import Connection
 from fastdb.drivers.base import DEFAULT_OPTIONS
 from fastdb.exceptions import TransactionError
-from fastdb.sql_text import classify
+from fastdb.sql_text import classify, transaction_control
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Mapping
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from fastdb.database import Database
     from fastdb.drivers.base import Batch, DriverConnection
     from fastdb.pool import Pool
-    from fastdb.queries import Services
-    from fastdb.sql_text import Classification
+    from fastdb.queries import Query, Services
+    from fastdb.sql_text import Classification, Lexical
     from fastdb.testing.sandbox import Sandbox
     from fastdb.transaction import Transaction
 
@@ -61,6 +61,13 @@ class SandboxConnection(Connection):
         """Return whether the application would take `transaction` for the outermost one."""
         stack = self._turns.stack[self._turns.base is not None :]
         return bool(stack) and stack[0] is transaction
+
+    def _refuse_control(self, query: Query) -> None:
+        """Leave it to the look at the prepared query, which knows the sandbox's name."""
+
+    async def _keep_base(self, connection: DriverConnection) -> None:
+        """Refuse to go on where the transaction of the sandbox has ended."""
+        self._sandbox._check()
 
     async def _usable(self) -> DriverConnection:
         self._sandbox._check()
@@ -151,22 +158,22 @@ class CheckedQueries:
             yield plan, batch
 
 
-def refuse(kind: QueryPlan | Classification, sql: str, name: str) -> None:
+def refuse(kind: QueryPlan | Classification, sql: str, lexical: Lexical, name: str) -> None:
     """Refuse a statement that would commit, or end, the transaction that a sandbox lives in.
 
     Args:
         kind: What is known of the statement.
         sql: Its text.
+        lexical: The rules of that.
         name: Of the sandbox.
 
     Raises:
         TransactionError: It is one.
     """
-    if kind.verb in ("BEGIN", "START", "COMMIT", "END", "ABORT") or (
-        kind.verb == "ROLLBACK" and "TO" not in sql.upper().split(None, 3)
-    ):
+    words = transaction_control(sql, lexical)
+    if words:
         raise TransactionError(
-            f"cannot run {kind.verb} in the sandbox of {name}, whose transaction is rolled back "
+            f"cannot run {words} in the sandbox of {name}, whose transaction is rolled back "
             "in the end; use `database.transaction()`, which is a savepoint there"
         )
     if kind.implicit_commit:

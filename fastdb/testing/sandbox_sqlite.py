@@ -31,7 +31,7 @@ async def open_copy(database: Database) -> Database:
         copy.query_cache = database.query_cache
         await _fill(copy, database)
     except BaseException:
-        await copy.disconnect(0)
+        await copy.disconnect()
         raise
     return copy
 
