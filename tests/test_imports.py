@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "database": "exceptions drivers _speedups compiler options pool queries connection transaction "
     "lease turns url",
     "testing": "connection database drivers.base drivers.sqlite exceptions options sql_text "
-    "testing url",
+    "testing transaction url",
     "migrations": "connection database exceptions migrations url",
     "core": "connection database transaction url",
     "interfaces": "_speedups",

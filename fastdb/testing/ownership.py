@@ -10,6 +10,7 @@ import weakref
 from typing import TYPE_CHECKING, Protocol
 
 from fastdb.exceptions import InterfaceError
+from fastdb.transaction import current_task
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -130,7 +131,7 @@ class Choice:
             return None
         box = innermost(database)
         if self._lent and not isinstance(box, Unboxed):
-            task = running_task()
+            task = current_task()
             if task is not None:
                 return self._lent.get(task, box)
         return box
@@ -180,14 +181,6 @@ class Choice:
                 self._open, self._connected_here = 0, False
             self._changing, self._loop = asyncio.Lock(), loop
         return self._changing
-
-
-def running_task() -> asyncio.Task[Any] | None:
-    """Return the running task; None outside of any, also where no event loop runs."""
-    try:
-        return asyncio.current_task()
-    except RuntimeError:
-        return None
 
 
 def opening_place(depth: int) -> str:

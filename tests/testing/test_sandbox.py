@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import gc
+import random
 import weakref
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -191,6 +193,37 @@ async def test_it_connects_and_disconnects_where_nobody_else_does(database_url: 
     assert not database.is_connected
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_loop_that_ended_with_one_open(database_url: str) -> None:
+    async def abandon(database: fastdb.Database) -> None:
+        await Sandbox(database).__aenter__()
+
+    async def use(database: fastdb.Database) -> None:
+        async with Sandbox(database):
+            assert await database.fetch_val("SELECT 1") == 1
+        assert not database.is_connected
+
+    def run_both() -> None:
+        database = fastdb.Database(database_url)
+        asyncio.run(abandon(database))
+        asyncio.run(use(database))
+
+    run_both()
+    gc.collect()  # the sockets of the first loop, whose warnings are ignored here
+
+
+async def test_a_database_that_cannot_be_connected(database_url: str) -> None:
+    url = fastdb.DatabaseURL(database_url)
+    wrong = "sqlite:////nowhere/at/all.db" if url.dialect == "sqlite" else url.replace(port=9)
+    database = fastdb.Database(wrong)
+    with pytest.raises(fastdb.Error):
+        await Sandbox(database).__aenter__()
+    assert not database.is_connected
+    with pytest.raises(fastdb.NotConnectedError):
+        await database.fetch_all("SELECT 1")
+
+
 async def test_no_connection_to_be_had(people: fastdb.Database) -> None:
     full = fastdb.Database(people.url, max_size=1, acquire_timeout=0.1)
     async with full, full.connection():
@@ -309,6 +342,56 @@ async def test_cancelled_sandboxes_leave_nothing(people: fastdb.Database) -> Non
         task.cancel()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert {type(result) for result in results} == {asyncio.CancelledError}
+    assert await names(people) == ["Ada"]
+    assert people.pool.stats().leased == 0
+
+
+async def test_nothing_stays_of_a_storm(people: fastdb.Database) -> None:
+    chance = random.Random(7)
+
+    async def child(name: str) -> None:
+        async with people.transaction():
+            await add(people, name)
+            if chance.random() < 0.3:
+                raise ValueError
+            with contextlib.suppress(fastdb.IntegrityError):
+                async with people.transaction():
+                    await add(people, name)
+
+    async def test(number: int) -> None:
+        async with Sandbox(people):
+            for step in range(4):
+                prefix = f"n{number}.{step}"
+                match chance.randrange(4):
+                    case 0:
+                        children = (child(f"{prefix}.{each}") for each in range(3))
+                        await asyncio.gather(*children, return_exceptions=True)
+                    case 1:
+                        with pytest.raises(fastdb.DatabaseError):
+                            await people.execute("SELECT nothing FROM nowhere")
+                    case 2:
+                        task = asyncio.create_task(child(prefix))
+                        await asyncio.sleep(chance.random() * 0.005)
+                        task.cancel()
+                        await asyncio.wait((task,))
+                    case 3:
+                        transaction = await people.transaction()
+                        await add(people, prefix)
+                        if chance.random() < 0.5:
+                            break  # and never end it
+                        await transaction.commit()
+                seen = await names(people)
+                assert all(name == "Ada" or name.startswith(f"n{number}.") for name in seen)
+            if chance.random() < 0.2:
+                raise ZeroDivisionError
+
+    tasks = [asyncio.create_task(test(number)) for number in range(150)]
+    for task in chance.sample(tasks, 30):
+        await asyncio.sleep(0.01)
+        task.cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    kinds = {type(result) for result in results}
+    assert kinds == {type(None), ZeroDivisionError, asyncio.CancelledError}
     assert await names(people) == ["Ada"]
     assert people.pool.stats().leased == 0
 
