@@ -53,7 +53,7 @@ def init(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     directory, file = Path(options.directory), Path(options.config)
     there = file.exists()
-    config = Config(file, cmd_opts=argparse.Namespace(quiet=True))
+    config = Config(str(file), cmd_opts=argparse.Namespace(quiet=True))
     try:
         with named():
             command.init(config, str(directory), template=str(TEMPLATE))

@@ -230,12 +230,17 @@ class Progress:
             return
         # DDL commits what was before it, and what comes after it is committed one by one.
         stayed = tuple(self._statements) if self._committed else ()
-        position = "as before" if self._version is None else f"{self._version!r}"
-        what = "; ".join(stayed) or "nothing"
+        if self._version is None:
+            position = "the revision is as before"
+        else:
+            position = f"the database is at revision {self._version!r}"
+        cause = getattr(error, "orig", error)
+        if stayed:
+            rest = f"of {revision!r} stayed: {'; '.join(stayed)}; undo it by hand before going on"
+        else:
+            rest = f"of {revision!r} stayed: nothing"
         raise FailedMigrationError(
-            f"migration {revision!r} failed: {getattr(error, 'orig', error)}; the server cannot "
-            f"take DDL back; the database is at revision {position}, and of {revision!r} stayed: "
-            f"{what}; undo it by hand before the next upgrade",
+            f"migration {revision!r} failed: {cause}; {position}, and {rest}",
             revision,
             stayed,
         ) from error

@@ -105,7 +105,9 @@ async def test_an_injected_connection_and_engine(notes_project: Project, tmp_pat
 
 def async_url(url: str) -> str:
     scheme, _, rest = url.partition("://")
-    package = {"sqlite": "aiosqlite", "postgresql": "asyncpg", "mysql": "aiomysql"}[scheme]
+    packages = {"sqlite": "aiosqlite", "postgresql": "asyncpg", "mysql": "aiomysql"}
+    if (package := packages.get(scheme)) is None:
+        return url
     return f"{scheme}+{package}://{rest}"
 
 

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 import fastdb
 from fastdb import migrations
 from fastdb.migrations import FailedMigrationError, MigrationError, locks
+from tests.databases import dialect_of
 from tests.faults.conftest import eventually, is_whole
 from tests.migrations.conftest import NOTES, Project
 from tests.migrations.test_commands import tables
@@ -105,8 +106,7 @@ async def test_ten_at_once_migrate_once(
 
 def test_processes_that_start_at_once_migrate_once(database_url: str, project: Project) -> None:
     sleep = {"sqlite": "SELECT 1", "postgresql": "SELECT pg_sleep(0.5)", "mysql": "DO SLEEP(0.5)"}
-    dialect = database_url.partition("://")[0]
-    project.add("a1", f"{NOTES}\n    op.execute({sleep[dialect]!r})")
+    project.add("a1", f"{NOTES}\n    op.execute({sleep[dialect_of(database_url)]!r})")
     code = (
         "import asyncio, fastdb, sys\nfrom fastdb import migrations\n"
         "async def main():\n"
@@ -224,3 +224,12 @@ async def test_broken_foreign_keys_are_refused(sqlite_url: str, project: Project
         await database.execute("INSERT INTO children VALUES (9)")  # broken before
         await migrations.upgrade(database, "c3", **where)
         assert await migrations.current(database, **where) == ("c3",)
+
+
+async def test_foreign_keys_are_on_again_after_a_failure(project: Project) -> None:
+    project.add("a1", FAILS)
+    async with fastdb.Database("sqlite://", foreign_keys=True) as database:
+        with pytest.raises(sa.exc.DBAPIError):
+            await migrations.upgrade(database, directory=project.directory)
+        assert await database.fetch_val("PRAGMA foreign_keys") == 1
+        assert await tables(database) == []
