@@ -104,7 +104,8 @@ class Pool:
         self._closing = False
         self._returned: asyncio.Future[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
-        self._openings: set[asyncio.Task[DriverConnection]] = set()
+        #: Connections that are being opened, and since when.
+        self._openings: dict[asyncio.Task[DriverConnection], float] = {}
         self._reaper: asyncio.TimerHandle | None = None
         self._retirements: dict[DriverConnection, asyncio.TimerHandle] = {}
         self._opened = 0
@@ -194,7 +195,7 @@ class Pool:
                 ):
                     self._returned = self.loop.create_future()
                     await self._returned
-                while unfinished := self._background | self._openings:
+                while unfinished := self._background | self._openings.keys():
                     await asyncio.wait(unfinished)
         except TimeoutError:
             logger.warning(
@@ -263,19 +264,23 @@ class Pool:
         """
         self._size += 1
         opening = self.loop.create_task(self._open_with_lifetime())
-        self._openings.add(opening)
+        self._openings[opening] = monotonic()
         opening.add_done_callback(self._note_opened)
 
     def _note_opened(self, opening: asyncio.Task[DriverConnection]) -> None:
-        """Hand out what was opened, or tell the first waiter why nothing was."""
-        self._openings.discard(opening)
+        """Hand out what was opened, or tell the first waiter why nothing was.
+
+        Who came after the opening had begun is not told: the server may be back since. Another
+        one is opened for that waiter.
+        """
+        began = self._openings.pop(opening)
         if opening.cancelled():
             self._give_up_place()
             return
         error = opening.exception()
         self._opened += error is None
         if error is not None:
-            waiter = self._first_waiter()
+            waiter = self._first_waiter(before=began)
             if waiter is not None:
                 waiter.set_exception(error)
             else:
@@ -296,10 +301,12 @@ class Pool:
         if len(waiters) > len(self._openings) and self._size < self._max_size and not self._closing:
             self._open_more()
 
-    def _first_waiter(self) -> asyncio.Future[DriverConnection] | None:
-        """Take the first that still waits out of the queue, if anybody does."""
+    def _first_waiter(
+        self, before: float = float("inf")
+    ) -> asyncio.Future[DriverConnection] | None:
+        """Take the first that still waits out of the queue, if it came no later than `before`."""
         waiters = self._waiters
-        while waiters:
+        while waiters and (waiters[0][0] <= before or waiters[0][1].done()):
             _, waiter = waiters.popleft()
             if not waiter.done():
                 return waiter
@@ -341,11 +348,12 @@ class Pool:
             raise _disconnected()
         connection = self.take(before_setup=True)
         if connection is None:
+            since = monotonic()
             if self._size < self._max_size:
                 self._open_more()
             else:
                 self._waits += 1
-            connection = await self._wait()
+            connection = await self._wait(since)
             if self._closing:
                 # The pool was closed while this connection was being handed over.
                 self._drop(connection, "disconnect")
@@ -361,9 +369,8 @@ class Pool:
                 raise
         return connection
 
-    async def _wait(self) -> DriverConnection:
+    async def _wait(self, since: float) -> DriverConnection:
         """Wait for a connection, which counts as leased from when it is handed over."""
-        since = monotonic()
         waiter: asyncio.Future[DriverConnection] = self.loop.create_future()
         waiting = since, waiter
         self._waiters.append(waiting)

@@ -450,18 +450,12 @@ async def test_a_forced_rollback_is_not_waited_for_beyond_the_bound(
 async def test_statements_that_end_the_forced_transaction_are_told(postgresql_url: str) -> None:
     async with fastdb.Database(postgresql_url) as plain:
         await plain.execute("CREATE TABLE notes (id INTEGER PRIMARY KEY)")
-        for sql, error in (
-            ("ROLLBACK", None),
-            ("COMMIT; BEGIN", "savepoint"),
-            ("COMMIT; BEGIN; SELECT 1 / 0", "division by zero"),
-        ):
+        for sql in ("ROLLBACK", "COMMIT; BEGIN", "COMMIT; BEGIN; SELECT 1 / 0"):
             database = fastdb.Database(postgresql_url, force_rollback=True)
             await database.connect()
-            if error is None:
+            await database.execute("INSERT INTO notes VALUES (1)")
+            with pytest.raises(fastdb.TransactionError, match="under force_rollback"):
                 await database.execute(sql)
-            else:
-                with pytest.raises(fastdb.DatabaseError, match=error):
-                    await database.execute(sql)
             await database.disconnect()
             assert not database.is_connected
         assert await plain.fetch_val("SELECT count(*) FROM notes") == 0

@@ -564,3 +564,26 @@ async def test_two_tasks_on_one_connection_lease_once(database_url: str) -> None
         values = await asyncio.gather(*(shared.fetch_val("SELECT 1") for _ in range(3)))
         assert values == [1, 1, 1]
         assert database.pool.stats().opened == 2
+
+
+async def test_who_comes_later_is_not_told_of_an_earlier_failure(sqlite_url: str) -> None:
+    """An opening that began before a server was back fails whoever waited for it, no one else."""
+    async with fastdb.Database(sqlite_url, max_size=2) as database, database.connection():
+        pool = database.pool
+        failing: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        open_connection = pool._open_connection
+        pool._open_connection = lambda: failing
+
+        async def ask() -> Any:
+            return await database.fetch_val("SELECT 1")
+
+        first = asyncio.create_task(ask())
+        await asyncio.sleep(0)
+        assert pool.stats().opening == 1
+        first.cancel()
+        later = asyncio.create_task(ask())
+        await asyncio.sleep(0)
+        pool._open_connection = open_connection
+        failing.set_exception(fastdb.ConnectionFailedError("the server is not there yet"))
+        assert await later == 1
+        assert first.cancelled()
