@@ -101,7 +101,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "server_url" in metafunc.fixturenames:
         backends = [name for name in chosen_backends(metafunc.config) if BACKENDS[name]]
         metafunc.parametrize("server_url", backends, indirect=True)
-    for name in ("own_server", "tls_server"):
+    for name in ("modules_server", "tls_server"):
         if name in metafunc.fixturenames:
             dialects = chosen_dialects(metafunc.config)
             metafunc.parametrize(name, dialects, indirect=True, scope="module")
@@ -111,7 +111,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     dialects = chosen_dialects(config)
     without = {f"{dialect}_database" for dialect in DIALECTS if dialect not in dialects}
     if not dialects:
-        without |= {"server_url", "own_server", "tls_server"}
+        without |= {"server_url", "modules_server", "tls_server"}
     left_out = [item for item in items if not without.isdisjoint(getattr(item, "fixturenames", ()))]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]

@@ -155,6 +155,11 @@ class Process:
             copies.append(str(copy))
         return copies
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the server runs."""
+        return self._popen is not None and self._popen.poll() is None
+
     def crash(self) -> None:
         """Kill the server, as a crash of the machine would; what it has written stays."""
         assert self._popen is not None

@@ -132,7 +132,7 @@ class OwnServer:
 
 
 @pytest.fixture(scope="module")
-def own_server(request: pytest.FixtureRequest) -> Iterator[OwnServer]:
+def modules_server(request: pytest.FixtureRequest) -> Iterator[OwnServer]:
     """Start a server that no other test uses, once for each kind."""
     server = start_own(request.param)
     process = server.process
@@ -143,6 +143,14 @@ def own_server(request: pytest.FixtureRequest) -> Iterator[OwnServer]:
         yield OwnServer(with_database(server.url, "fastdb_faults"), server.dialect, process)
     finally:
         process.stop()
+
+
+@pytest.fixture
+def own_server(modules_server: OwnServer) -> OwnServer:
+    """Provide a server that no other test uses, running, once for each kind."""
+    if not modules_server.process.is_running:
+        modules_server.process.start_again()
+    return modules_server
 
 
 def is_whole(database: fastdb.Database) -> bool:
