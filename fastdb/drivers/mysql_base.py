@@ -416,5 +416,8 @@ def _learn_version(dialect: Any, version: str) -> None:
     dialect.supports_for_update_of = info >= (8,)
     dialect.use_mysql_for_share = info >= (8, 0, 1)
     dialect._requires_alias_for_on_duplicate_key = info >= (8, 0, 20)
-    dialect._support_default_function = info >= (8, 0, 13)
-    dialect._support_float_cast = info >= (8, 0, 17)
+    dialect.server_version_info = info
+    # In SQLAlchemy 2.0 these follow from the version.
+    with suppress(AttributeError):
+        dialect._support_default_function = info >= (8, 0, 13)
+        dialect._support_float_cast = info >= (8, 0, 17)
