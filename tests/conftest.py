@@ -12,6 +12,7 @@ that the test left open are ended. On SQLite each test has a file of its own.
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import os
 import secrets
@@ -115,6 +116,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [item for item in items if not without.isdisjoint(getattr(item, "fixturenames", ()))]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
+
+
+#: Modules that cut a connection whose cancelled statement does not end soon.
+IMPATIENT = ("fastdb.drivers.mysql_exchange", "fastdb.drivers.postgresql_connection")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patience() -> Iterator[None]:
+    """Give a busy machine the time to end a statement, but for tests of a network (`remote`)."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in IMPATIENT:
+            try:
+                module = importlib.import_module(name)
+            except ImportError:  # the driver's package is not here
+                continue
+            patch.setattr(module, "CANCEL_SECONDS", 10.0)
+        yield
 
 
 def server_database(dialect: str) -> Iterator[ServerDatabase]:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import pytest
 
 import fastdb
+from fastdb.drivers.base import CANCEL_SECONDS
+from tests.conftest import IMPATIENT
 from tests.databases import OWN_NAME, Session, dialect_of, with_database
 from tests.faults.proxy import Proxy
 from tests.servers import Process, start_own
@@ -108,8 +110,10 @@ class Remote:
 
 
 @pytest.fixture
-async def remote(server_url: str) -> AsyncIterator[Remote]:
+async def remote(server_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Remote]:
     """Provide an empty database behind a proxy, once for each of the backends with a server."""
+    for module in IMPATIENT:
+        monkeypatch.setattr(f"{module}.CANCEL_SECONDS", CANCEL_SECONDS)
     name = server_url.rpartition("/")[2]
     with Session(server_url) as session:
         async with Proxy(server_url) as proxy:
