@@ -492,6 +492,7 @@ class Connection(Queries):
             await self._take_turn(transaction, task)
             try:
                 connection = await self._usable()
+                await self._keep_base(connection)
                 connection.dirty = True
                 joins = bool(self._turns.stack) or connection.in_transaction
                 try:

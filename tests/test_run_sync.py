@@ -147,6 +147,17 @@ async def test_under_force_rollback_nothing_stays(database_url: str) -> None:
         assert await texts(database) == []
 
 
+async def test_tables_made_under_force_rollback(database_url: str) -> None:
+    """MySQL commits at DDL, which ends the forced transaction; what follows is in another one."""
+    async with fastdb.Database(database_url, force_rollback=True) as database:
+        for _ in range(2):
+            await database.create_all(metadata)
+            await database.run_sync(insert, "never kept")
+    async with fastdb.Database(database_url) as database:
+        await database.create_all(metadata)
+        assert await texts(database) == []
+
+
 async def test_tables_made_in_a_transaction(database: fastdb.Database) -> None:
     """PostgreSQL and SQLite undo it; MySQL commits, and the transaction can be left anyway."""
     async with database.transaction(force_rollback=database.url.dialect != "mysql"):
