@@ -141,10 +141,7 @@ class MySQLConnection(MySQLTransactions):
                 await self._end_of_results(result)
         except BaseException as error:
             self._forget(cursor)
-            translated = await self._after_failure(error)
-            if translated is None:
-                raise
-            raise translated from error
+            await self._fail(error)
         finally:
             self._busy = False
         if not result.unbuffered_active:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import select
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from fastdb.drivers.base import CANCEL_SECONDS, DriverConnection, socket_descriptors
 from fastdb.drivers.mysql_errors import FATAL, INTERRUPTED, is_server_error, number_of, translate
@@ -150,17 +150,7 @@ class MySQLExchange(DriverConnection):
             if result.has_next:
                 await self._end_of_results(result)
         except BaseException as error:
-            if (
-                plan is not None  # a statement of the user's
-                and isinstance(error, asyncio.CancelledError)
-                and self.in_transaction
-            ):
-                await self._interrupt()
-                raise
-            translated = await self._after_failure(error)
-            if translated is None:
-                raise
-            raise translated from error
+            await self._fail(error, is_users=plan is not None)
         finally:
             self._busy = False
         return result
@@ -175,10 +165,7 @@ class MySQLExchange(DriverConnection):
             if not result.unbuffered_active:
                 await self._end_of_results(result)
         except BaseException as error:
-            translated = await self._after_failure(error)
-            if translated is None:
-                raise
-            raise translated from error
+            await self._fail(error)
         finally:
             self._busy = False
         return result
@@ -192,10 +179,7 @@ class MySQLExchange(DriverConnection):
             await self.raw._execute_command(command, payload)
             await self.raw._read_ok_packet()
         except BaseException as error:
-            translated = await self._after_failure(error)
-            if translated is None:
-                raise
-            raise translated from error
+            await self._fail(error)
         finally:
             self._busy = False
 
@@ -208,6 +192,21 @@ class MySQLExchange(DriverConnection):
             await raw.next_result()
 
     # -- failures
+
+    async def _fail(self, error: BaseException, *, is_users: bool = False) -> NoReturn:
+        """Bring the connection in order; raise what a command's failure means.
+
+        Args:
+            error: What failed.
+            is_users: Whether the command is a statement of the user's, which has run by itself.
+        """
+        if is_users and isinstance(error, asyncio.CancelledError) and self.in_transaction:
+            await self._interrupt()
+            raise error
+        translated = await self._after_failure(error)
+        if translated is None:
+            raise error
+        raise translated from error
 
     async def _after_failure(self, error: BaseException) -> Error | None:
         """Bring the connection in order; return the error to raise, or None for the same."""
