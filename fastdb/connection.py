@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastdb.drivers.base import DEFAULT_OPTIONS, to_its_end
 from fastdb.exceptions import DatabaseError, NotConnectedError, TransactionError
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 __all__ = ["Connection"]
 
 logger = logging.getLogger("fastdb")
+
+T = TypeVar("T")
 
 
 class Connection(Queries):
@@ -125,6 +127,18 @@ class Connection(Queries):
 
     def _task_connection(self) -> Connection:
         return self
+
+    def _carry_out_start(
+        self, transaction: Transaction, run: Coroutine[Any, Any, Transaction]
+    ) -> Coroutine[Any, Any, Transaction]:
+        """Return what starts `transaction` where the connection lives: on the caller's loop."""
+        return run
+
+    def _carry_out_end(
+        self, transaction: Transaction, run: Coroutine[Any, Any, T]
+    ) -> Coroutine[Any, Any, T]:
+        """Return what ends `transaction` where the connection lives: on the caller's loop."""
+        return run
 
     def _inner_transaction(self, transaction: Transaction) -> Transaction | None:
         """Return the innermost transaction if it is not `transaction` itself."""

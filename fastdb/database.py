@@ -48,8 +48,17 @@ if TYPE_CHECKING:
         def connection(self) -> Connection | None:
             """Return the running task's connection; None where it is to have its own."""
 
+        def is_sandboxed(self) -> bool:
+            """Return whether the running task uses the connection of an open sandbox."""
+
         def stays_connected(self) -> bool:
             """Return whether ``disconnect()`` by the running task is to do nothing."""
+
+        def pool(self) -> Pool | None:
+            """Return the pool of the running task's sandbox, if it is another."""
+
+        def disconnected(self) -> Coroutine[Any, Any, None]:
+            """Close what lives as long as the database is connected."""
 
 
 __all__ = ["Database"]
@@ -180,8 +189,8 @@ class Database(Queries):
 
     @property
     def is_connected(self) -> bool:
-        """Whether the database is connected."""
-        return self._pool is not None
+        """Whether the database is connected; a sandbox of ``fastdb.testing`` counts as one."""
+        return self._pool is not None or (self._choice is not None and self._choice.is_sandboxed())
 
     @property
     def pool(self) -> Pool:
@@ -190,12 +199,12 @@ class Database(Queries):
         Raises:
             NotConnectedError: The database is not connected.
         """
-        if self._pool is None:
-            raise NotConnectedError(
-                "the database is not connected; call `await database.connect()` first, "
-                "or use `async with database:`"
-            )
-        return self._pool
+        pool = self._pool
+        if pool is None and self._choice is not None:
+            pool = self._choice.pool()
+        if pool is None:
+            raise not_connected()
+        return pool
 
     @property
     def force_rollback(self) -> ForceRollback:
@@ -230,6 +239,16 @@ class Database(Queries):
             ConnectionFailedError: The server cannot be reached, or does not let us in.
             EventLoopError: The database is connected on another, running event loop.
         """
+        if self._choice is not None and self._choice.is_sandboxed():
+            logger.debug("not connected: the caller is in a sandbox")
+            return
+        await self._connect()
+
+    async def _make_ready(self) -> None:
+        """Do what must be done before the first connection is made."""
+
+    async def _connect(self) -> None:
+        await self._make_ready()
         async with self._change():
             loop = asyncio.get_running_loop()
             if self._pool is not None:
@@ -299,6 +318,8 @@ class Database(Queries):
                 self._forget_pool()
                 left = None if timeout is None else max(since + timeout - loop.time(), 0)
                 await pool.close(left, spare=own._lease.holder if own is not None else None)
+                if self._choice is not None:
+                    await self._choice.disconnected()
         logger.info("disconnected from %s", self.url.obscure_password)
 
     def _check_fork(self) -> None:
@@ -334,7 +355,7 @@ class Database(Queries):
         """Return the pool, after checking that it is open and on this event loop."""
         pool = self._pool
         if pool is None:
-            return self.pool  # raises
+            raise not_connected()
         if pool.loop is not asyncio.get_running_loop():
             pool.check_loop()
         return pool
@@ -504,6 +525,14 @@ class Database(Queries):
                 await pool.release(connection)
             else:
                 pool.drop_unowned(connection)
+
+
+def not_connected() -> NotConnectedError:
+    """Return the error of use before ``connect()``, or after ``disconnect()``."""
+    return NotConnectedError(
+        "the database is not connected; call `await database.connect()` first, "
+        "or use `async with database:`"
+    )
 
 
 def single_connection_options(options: Options) -> Options:

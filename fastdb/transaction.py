@@ -115,7 +115,9 @@ class Transaction:
     def task(self) -> asyncio.Task[Any] | None:
         """The task that started the transaction, while it lives and is not done."""
         task = self._task() if self._task is not None else None
-        return None if task is None or task.done() else task
+        if task is None or task.done() or task.get_loop().is_closed():
+            return None
+        return task
 
     def __repr__(self) -> str:
         """Show the state and the task that started the transaction."""
@@ -156,7 +158,7 @@ class Transaction:
         self._state = "starting"
         outer = [reference for reference in _path.get() if _goes_on(reference())]
         _path.set((*outer, weakref.ref(self)))
-        return self._start(connection, parent)
+        return connection._carry_out_start(self, self._start(connection, parent))
 
     def commit(self) -> Coroutine[Any, Any, None]:
         """Commit the transaction, or release its savepoint; one that is forced back is rolled back.
@@ -265,6 +267,22 @@ class Transaction:
         connection = self._connection
         if self._state != "open" or connection is None:
             raise TransactionError(f"cannot {verb}; the transaction is {self._state_in_words()}")
+        callbacks = await connection._carry_out_end(
+            self, self._finish(connection, commit, task, leaving, cause)
+        )
+        if callbacks:
+            await _call_all(callbacks)
+
+    async def _finish(
+        self,
+        connection: Connection,
+        commit: bool,
+        task: asyncio.Task[Any] | None,
+        leaving: bool,
+        cause: BaseException | None = None,
+    ) -> list[Callable[[], Any]]:
+        """Commit or roll back; return the callbacks that are due now."""
+        verb = "commit" if commit else "roll back"
         connection._lease.check_loop()
         callbacks: list[Callable[[], Any]] = []
         try:
@@ -307,8 +325,7 @@ class Transaction:
                 self._holding = False
                 if not connection._lease.unhold_at_once():
                     await connection._lease.unhold()
-        if callbacks:
-            await _call_all(callbacks)
+        return callbacks
 
     def _state_in_words(self) -> str:
         if self._state == "new":

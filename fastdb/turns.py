@@ -152,7 +152,7 @@ class Turns:
         try:
             async with asyncio.timeout(self._timeout):
                 # A task that ends without ending its transaction is waited for no longer.
-                await asyncio.wait((ended, owner), return_when=asyncio.FIRST_COMPLETED)
+                await self._wait_for_either(ended, owner)
         except TimeoutError:
             raise TransactionError(
                 f"waited {self._timeout:g} s for {blocker!r}, which is "
@@ -164,6 +164,9 @@ class Turns:
                 self._waiting.pop(task, None)
             if ended in self._ended:
                 self._ended.remove(ended)
+
+    async def _wait_for_either(self, ended: asyncio.Future[None], owner: asyncio.Task[Any]) -> None:
+        await asyncio.wait((ended, owner), return_when=asyncio.FIRST_COMPLETED)
 
     def note_end(self) -> None:
         """Let those go on who wait for a transaction to end."""

@@ -41,8 +41,8 @@ MAY_IMPORT = {
     "synchronous transaction turns",
     "database": "exceptions drivers _speedups compiler options pool queries connection transaction "
     "lease turns url",
-    "testing": "connection database drivers.base drivers.sqlite exceptions options sql_text "
-    "testing transaction url",
+    "testing": "connection database drivers.base drivers.sqlite exceptions options queries "
+    "sql_text testing transaction turns url",
     "migrations": "connection database exceptions migrations url",
     "core": "connection database transaction url",
     "interfaces": "_speedups",

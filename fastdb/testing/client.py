@@ -101,15 +101,14 @@ class DatabaseTestClient(Database):
         if not _chosen("lazy_setup", lazy_setup, defaults.testclient_default_lazy_setup):
             _run_apart(self._set_up())
 
-    async def connect(self) -> None:
-        """Make the test's database, if that is still to do, and open the pool."""
+    async def _make_ready(self) -> None:
+        """Make the test's database, if that is still to do."""
         if not self._is_set_up:
             # In a thread: another loop's client may be at it, and that wait must block no loop.
             await asyncio.to_thread(_run_apart, self._set_up())
-        await super().connect()
 
     async def _disconnect(self, timeout: float | None, task: asyncio.Task[Any] | None) -> None:
-        was_connected = self.is_connected
+        was_connected = self._pool is not None
         await super()._disconnect(timeout, task)
         if self._drops and self._made_for_tests and was_connected:
             self._is_set_up = False

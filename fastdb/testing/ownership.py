@@ -6,10 +6,11 @@ import asyncio
 import contextvars
 import os
 import sys
+import threading
 import weakref
 from typing import TYPE_CHECKING, Protocol
 
-from fastdb.exceptions import InterfaceError
+from fastdb.exceptions import InterfaceError, TransactionError
 from fastdb.transaction import current_task
 
 if TYPE_CHECKING:
@@ -18,11 +19,14 @@ if TYPE_CHECKING:
 
     from fastdb.connection import Connection
     from fastdb.database import Database
+    from fastdb.pool import Pool
+    from fastdb.testing.host import Host
 
 __all__ = [
     "Choice",
     "OwnershipError",
     "Unboxed",
+    "ended",
     "enter_box",
     "innermost",
     "leave_box",
@@ -45,8 +49,20 @@ class Box(Protocol):
     def is_open(self) -> bool:
         """Whether it is a sandbox that has not ended."""
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether it is a sandbox that has a loop, and a pool, of its own."""
+
     def connection(self) -> Connection | None:
         """Return the connection to use; None is the task's own."""
+
+
+class SharedBox(Box, Protocol):
+    """A shared sandbox, in which tasks work that nothing else says anything about."""
+
+    @property
+    def name(self) -> str:
+        """What errors name it by."""
 
 
 # The boxes that this context is in, the outermost first. Child tasks get a copy of it.
@@ -77,6 +93,7 @@ class Unboxed:
     """A block in which the tasks of a sandbox use the real database."""
 
     is_open = False
+    is_shared = False
 
     def __init__(self, database: Database) -> None:
         """Stand for a block about `database`."""
@@ -115,6 +132,13 @@ class Choice:
         self._connected_here = False
         self._changing: asyncio.Lock | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        # Of the shared sandboxes, which any thread may open.
+        self._shared: tuple[SharedBox, ...] = ()
+        self._last_shared = ""
+        self._hosting = threading.Lock()
+        self._host: Host | None = None
+        self._guests = 0
+        self._keeps_host = False
 
     @classmethod
     def of(cls, database: Database) -> Choice:
@@ -125,42 +149,95 @@ class Choice:
             database._choose_by(choice)
         return choice
 
-    def _box(self) -> Box | None:
-        database = self._database()
-        if database is None:
-            return None
-        box = innermost(database)
-        if self._lent and not isinstance(box, Unboxed):
-            task = current_task()
-            if task is not None:
-                return self._lent.get(task, box)
-        return box
+    # -- what the Database asks
 
     def connection(self) -> Connection | None:
         """Return the connection of the sandbox that the caller is in; None outside of any.
 
         Raises:
-            OwnershipError: That sandbox has ended.
+            OwnershipError: That sandbox has ended, or it is not clear which it is.
         """
         box = self._box()
-        return None if box is None else box.connection()
+        if box is not None:
+            return box.connection()
+        database = self._database()
+        if self._last_shared and database is not None and database._pool is None:
+            raise OwnershipError(ended(self._last_shared))
+        return None
+
+    def is_sandboxed(self) -> bool:
+        """Return whether the caller uses the connection of an open sandbox."""
+        try:
+            box = self._box()
+        except OwnershipError:
+            return True
+        return box is not None and box.is_open
 
     def stays_connected(self) -> bool:
-        """Return whether the caller is in a sandbox, which its ``disconnect()`` must not end."""
+        """Return whether ``disconnect()`` by the caller is to do nothing.
+
+        So it is where that would end the sandbox that the caller is in.
+        """
         database = self._database()
         inside = [box for box in boxes.get() if box.database is database]
-        lent = self._box()
-        return any(box.is_open for box in inside) or (lent is not None and lent.is_open)
+        return self.is_sandboxed() or any(box.is_open and not box.is_shared for box in inside)
+
+    def pool(self) -> Pool | None:
+        """Return the pool that serves the shared sandboxes, where the caller is in one."""
+        host = self._host
+        return host.database._pool if host is not None and self.is_sandboxed() else None
+
+    async def disconnected(self) -> None:
+        """End what lives as long as the database is connected."""
+        if not self._keeps_host:
+            await self._end_host()
+
+    # -- which sandbox it is
+
+    def _box(self) -> Box | None:
+        database = self._database()
+        if database is None:
+            return None
+        box = innermost(database)
+        if isinstance(box, Unboxed):
+            return box
+        if self._lent:
+            task = current_task()
+            if task is not None and task in self._lent:
+                return self._lent[task]
+        if box is not None or not self._shared:
+            return box
+        shared = self._shared
+        if len(shared) > 1:
+            names = ", ".join(box.name for box in shared)
+            raise OwnershipError(
+                f"several shared sandboxes are open ({names}), and this task was started in none "
+                "of them; lend it one by `sandbox.allow(task)`"
+            )
+        return shared[0]
 
     def lend(self, box: Box, task: asyncio.Task[Any]) -> None:
         """Let `task` work in `box`."""
         self._lent[task] = box
 
+    def share(self, box: SharedBox) -> None:
+        """Let tasks that are in no sandbox work in `box`."""
+        with self._hosting:
+            self._shared = (*self._shared, box)
+
+    def end_sharing(self, box: SharedBox) -> None:
+        """Let them work in `box` no longer."""
+        with self._hosting:
+            self._shared = tuple(other for other in self._shared if other is not box)
+            self._last_shared = box.name
+
+    # -- connecting
+
     async def enter(self, database: Database) -> None:
         """Connect the database for a sandbox, if it is not connected."""
         async with self._change():
             before = database._pool
-            await database.connect()
+            await database._connect()
             if database._pool is not before:
                 self._connected_here = True
             self._open += 1
@@ -171,7 +248,7 @@ class Choice:
         async with self._change():
             if self._connected_here and not self._open:
                 self._connected_here = False
-                await database.disconnect()
+                await database._disconnect(10.0, current_task())
 
     def _change(self) -> asyncio.Lock:
         loop = asyncio.get_running_loop()
@@ -181,6 +258,78 @@ class Choice:
                 self._open, self._connected_here = 0, False
             self._changing, self._loop = asyncio.Lock(), loop
         return self._changing
+
+    # -- where shared sandboxes live
+
+    def host(self, database: Database, *, keep: bool = False) -> Host:
+        """Return the host of the shared sandboxes of `database`; it is started if need be.
+
+        Whoever gets it leaves it by :meth:`leave_host`.
+
+        Args:
+            database: The one that this chooses for.
+            keep: Whether it outlives them, until :meth:`shut_down`.
+        """
+        from fastdb.testing.host import Host
+
+        with self._hosting:
+            if self._host is None or not self._host.is_running:
+                self._host = Host(database)
+            self._keeps_host = self._keeps_host or keep
+            self._guests += 1
+            return self._host
+
+    async def leave_host(self, database: Database) -> None:
+        """Use the host no longer; end it, if nobody is to use it any more."""
+        with self._hosting:
+            self._guests -= 1
+        if not self._keeps_host and database._pool is None:
+            await self._end_host()
+
+    def leave_host_and_block(self, database: Database) -> None:
+        """Do :meth:`leave_host` where no event loop runs, or where it may be blocked."""
+        with self._hosting:
+            self._guests -= 1
+        if not self._keeps_host and database._pool is None:
+            host = self._take_host()
+            if host is not None:
+                host.end_from_thread()
+
+    def shut_down(self) -> None:
+        """End the host, and block until it has ended.
+
+        Raises:
+            TransactionError: A shared sandbox is open.
+        """
+        if self._guests:
+            raise TransactionError(
+                f"cannot shut down; {self._guests} shared sandboxes are open; close them first"
+            )
+        self._keeps_host = False
+        host = self._take_host()
+        if host is not None:
+            host.end_from_thread()
+
+    async def _end_host(self) -> None:
+        host = self._take_host()
+        if host is not None:
+            await host.end()
+
+    def _take_host(self) -> Host | None:
+        """Return the host for whoever is to end it; None where it is in use."""
+        with self._hosting:
+            host = None if self._guests else self._host
+            if host is not None:
+                self._host = None
+            return host
+
+
+def ended(name: str) -> str:
+    """Return the message about a sandbox that has ended."""
+    return (
+        f"the sandbox of {name} has ended; a task that was started in it must not "
+        "outlive it: await it, or cancel it, before the end"
+    )
 
 
 def opening_place(depth: int) -> str:

@@ -6,18 +6,20 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from fastdb.database import Database
-from fastdb.exceptions import EventLoopError, NotSupportedError, OptionError, TransactionError
+from fastdb.exceptions import EventLoopError, OptionError, TransactionError
 from fastdb.options import boolean
 from fastdb.testing.ownership import (
     Choice,
     OwnershipError,
     Unboxed,
+    ended,
     enter_box,
     innermost,
     leave_box,
     opening_place,
 )
 from fastdb.testing.sandbox_connection import SandboxConnection, refuse
+from fastdb.testing.sandbox_shared import SharedConnection
 from fastdb.testing.sandbox_sqlite import close_copy, open_copy
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from fastdb.connection import Connection
     from fastdb.drivers.base import TransactionOptions
     from fastdb.sql_text import Classification
+    from fastdb.testing.host import Host
 
 __all__ = ["Sandbox"]
 
@@ -48,6 +51,11 @@ class Sandbox:
     real ones. Any number of sandboxes may be open at once, each in its own task. Sequences and
     AUTO_INCREMENT counters are not set back.
 
+    A shared sandbox also serves the tasks, threads and event loops that were started elsewhere,
+    such as that of Starlette's TestClient. Its connection lives on an event loop in a thread of
+    its own, so that it goes on while the test blocks its own loop. Tests that are not async open
+    it by ``with``; so may others.
+
     Attributes:
         database: The database.
         name: The test, or where the sandbox was opened; errors name it.
@@ -62,20 +70,16 @@ class Sandbox:
 
         Args:
             database: Any Database. It is connected where it is not, and then disconnected.
-            shared: Not there yet.
+            shared: Serve every task that is in no other sandbox, whatever thread or event loop it
+                runs in.
 
         Raises:
             OptionError: `database` is none, or has `force_rollback`, which does without.
-            NotSupportedError: A shared sandbox is asked for.
         """
         if not isinstance(database, Database):
             raise OptionError(f"a sandbox is one of a Database, not of {database!r}")
-        if boolean("shared", shared):
-            raise NotSupportedError(
-                "sandboxes that are shared with other threads and event loops are not supported "
-                "yet; use Database(force_rollback=True) there"
-            )
         self.database = database
+        self.is_shared = boolean("shared", shared)
         self.name = opening_place(1)
         self.on_commit_calls: list[Callable[[], Any]] = []
         self.transaction_options: list[TransactionOptions] = []
@@ -83,10 +87,13 @@ class Sandbox:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._owner: SandboxConnection | None = None
         self._copy: Database | None = None
+        self._host: Host | None = None
+        self._enters = True
 
     def __repr__(self) -> str:
         """Show the test and the state."""
-        return f"<Sandbox of {self.name} {self._state}>"
+        shared = "shared " if self.is_shared else ""
+        return f"<Sandbox of {self.name} {shared}{self._state}>"
 
     @property
     def is_open(self) -> bool:
@@ -103,12 +110,163 @@ class Sandbox:
         assert self._owner is not None
         return self._owner
 
+    # -- opened and left by a task
+
     async def __aenter__(self) -> Sandbox:
         """Open the sandbox for this context, and for the tasks that are started in it.
 
         Raises:
             TransactionError: It was opened before, or one of this database is open here.
         """
+        self._begin_to_open()
+        database, choice = self.database, Choice.of(self.database)
+        self._loop = asyncio.get_running_loop()
+        pool = database._pool
+        # A shared one does without the database's own pool, which may be another loop's.
+        self._enters = not self.is_shared or pool is None or pool.loop is self._loop
+        try:
+            if self._enters:
+                await choice.enter(database)
+            try:
+                await (self._open_shared(choice) if self.is_shared else self._open(database))
+            except BaseException:
+                if self._enters:
+                    await choice.leave(database)
+                raise
+        except BaseException:
+            self._state = "failed"
+            raise
+        self._state = "open"
+        enter_box(self)
+        if self.is_shared:
+            choice.share(self)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End the sandbox and take everything back.
+
+        Raises:
+            OwnershipError: It was ended before, by the server or by SQL.
+        """
+        lost = self._begin_to_close()
+        choice = Choice.of(self.database)
+        try:
+            if self._host is None:
+                await self._close()
+            else:
+                await self._close_shared(choice, self._host)
+        finally:
+            if self._enters:
+                await choice.leave(self.database)
+        self._tell(lost, exc_type)
+
+    async def _open_shared(self, choice: Choice) -> None:
+        host = self._host = choice.host(self.database)
+        try:
+            if self.database._driver.single_connection and self.database._pool is not None:
+                # It is nowhere but on its own connection.
+                self._copy = await open_copy(self.database, host)
+                self._owner = SharedConnection(self, self._copy, host)
+            else:
+                await host.run(self._open_there(host), undo=self._close)
+        except BaseException:
+            await choice.leave_host(self.database)
+            raise
+
+    async def _close_shared(self, choice: Choice, host: Host) -> None:
+        try:
+            await host.run(self._close(), cancellable=False)
+        finally:
+            await choice.leave_host(self.database)
+
+    # -- opened and closed by whoever runs no event loop
+
+    def open(self, name: str | None = None) -> Sandbox:
+        """Open a shared sandbox, and block until it is open; for fixtures that are not async.
+
+        The database is not connected for it. The connection that serves it is kept for the next
+        one, until ``fastdb.testing.shut_down(database)``.
+
+        Args:
+            name: What errors are to name it by; the running test's, if it is left out.
+
+        Raises:
+            OptionError: It is no shared one.
+            TransactionError: It was opened before.
+        """
+        if name is not None:
+            self.name = name
+        self._open_and_block(keep=True)
+        return self
+
+    def close(self) -> None:
+        """End a shared sandbox, take everything back, and block until that is done.
+
+        Raises:
+            OwnershipError: It was ended before, by the server or by SQL.
+        """
+        self._close_and_block(None)
+
+    def __enter__(self) -> Sandbox:
+        """Open a shared sandbox as :meth:`open` does, and keep no connection after it."""
+        self._open_and_block(keep=False)
+        enter_box(self)
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End it as :meth:`close` does."""
+        self._close_and_block(exc_type)
+
+    def _open_and_block(self, *, keep: bool) -> None:
+        if not self.is_shared:
+            raise OptionError(
+                "a sandbox that is not shared belongs to an async test; use `async with`, or "
+                "Sandbox(database, shared=True)"
+            )
+        database = self.database
+        if database._driver.single_connection and database._pool is not None:
+            raise OptionError(
+                "a database in memory is copied by the event loop that it is connected on; "
+                "open the sandbox by `async with` there"
+            )
+        self._begin_to_open()
+        choice = Choice.of(database)
+        host = self._host = choice.host(database, keep=keep)
+        try:
+            host.call(self._open_there(host))
+        except BaseException:
+            self._state = "failed"
+            choice.leave_host_and_block(database)
+            raise
+        self._state = "open"
+        choice.share(self)
+
+    def _close_and_block(self, exc_type: type[BaseException] | None) -> None:
+        host = self._host
+        if host is None and self.is_open:
+            raise TransactionError(f"{self!r} was opened by `async with`, and is left with it")
+        lost = self._begin_to_close()
+        assert host is not None
+        choice = Choice.of(self.database)
+        try:
+            host.call(self._close())
+        finally:
+            choice.leave_host_and_block(self.database)
+        self._tell(lost, exc_type)
+
+    # -- what all ways have in common
+
+    def _begin_to_open(self) -> None:
         database = self.database
         if self._state != "new":
             raise TransactionError(f"{self!r} was opened before; make a new one")
@@ -124,54 +282,40 @@ class Sandbox:
                 "use one of them"
             )
         self._state = "opening"
-        self._loop = asyncio.get_running_loop()
-        choice = Choice.of(database)
-        try:
-            await choice.enter(database)
-            try:
-                self._owner = await self._open()
-            except BaseException:
-                await choice.leave(database)
-                raise
-        except BaseException:
-            self._state = "failed"
-            raise
-        self._state = "open"
-        enter_box(self)
-        return self
 
-    async def _open(self) -> SandboxConnection:
-        if self.database._driver.dialect != "sqlite":
-            owner = SandboxConnection(self, self.database)
+    async def _open_there(self, host: Host) -> None:
+        await host.connect()
+        await self._open(host.database)
+
+    async def _open(self, database: Database) -> None:
+        """Open it on a connection of `database`'s, on the loop of that."""
+        if database._driver.dialect == "sqlite":
+            self._copy = database = await open_copy(database)
+        if self._host is None:
+            owner = SandboxConnection(self, database)
+        else:
+            owner = SharedConnection(self, database, self._host)
+        if self._copy is None:
             await owner._start_base()
-            return owner
-        self._copy = await open_copy(self.database)
-        return SandboxConnection(self, self._copy)
+        self._owner = owner
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """End the sandbox and take everything back.
-
-        Raises:
-            OwnershipError: It was ended before, by the server or by SQL.
-        """
+    def _begin_to_close(self) -> str:
+        """Let nobody use it from now on; return what has ended it before."""
         if not self.is_open:
             raise TransactionError(f"{self!r} cannot be left; it is not open")
         lost = self._ended_by()
         self._state = "ended"
         leave_box(self)
-        try:
-            await self._close()
-        finally:
-            await Choice.of(self.database).leave(self.database)
+        if self.is_shared:
+            Choice.of(self.database).end_sharing(self)
+        return lost
+
+    def _tell(self, lost: str, exc_type: type[BaseException] | None) -> None:
         if lost and exc_type is None:
             raise OwnershipError(f"the sandbox of {self.name} was ended before: {lost}")
 
     async def _close(self) -> None:
+        """Take everything back, on the loop where it is open."""
         # Contexts, which timers keep, hold the sandbox. It holds no more than its name from now on.
         owner, self._owner = self._owner, None
         copy, self._copy = self._copy, None
@@ -191,7 +335,7 @@ class Sandbox:
         """Let a task that was started elsewhere work in the sandbox, but not its child tasks.
 
         Args:
-            task: A task of the same event loop.
+            task: A task of the same event loop; of any, if the sandbox is shared.
 
         Raises:
             OptionError: It is no task.
@@ -201,7 +345,7 @@ class Sandbox:
         if not isinstance(task, asyncio.Task):
             raise OptionError(f"a sandbox is lent to a task, not to {task!r}")
         self._check()
-        if task.get_loop() is not self._loop:
+        if not self.is_shared and task.get_loop() is not self._loop:
             raise EventLoopError("a sandbox is lent to tasks of its own event loop only")
         Choice.of(self.database).lend(self, task)
 
@@ -222,10 +366,7 @@ class Sandbox:
             OwnershipError: It has.
         """
         if self._state not in ("opening", "open"):
-            raise OwnershipError(
-                f"the sandbox of {self.name} has ended; a task that was started in it must not "
-                "outlive it: await it, or cancel it, before the end"
-            )
+            raise OwnershipError(ended(self.name))
         lost = self._ended_by()
         if lost:
             raise OwnershipError(f"the sandbox of {self.name} has ended: {lost}")

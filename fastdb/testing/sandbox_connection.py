@@ -139,21 +139,21 @@ class CheckedQueries:
     def __init__(self, sandbox: Sandbox, database: Database) -> None:
         """Look at what `sandbox` prepares."""
         self._sandbox = sandbox
-        self._cache = database.query_cache
+        self._database = database
 
     def prepare(
         self, query: Any, values: Mapping[Any, Any] | None = None
     ) -> tuple[QueryPlan, tuple[Any, ...], tuple[Any, ...] | None]:
         """Prepare a query, after a look at the sandbox and at the query."""
         self._sandbox._check()
-        prepared = self._cache.prepare(query, values)
+        prepared = self._database.query_cache.prepare(query, values)
         self._sandbox._check_statement(prepared[0], prepared[0].sql)
         return prepared
 
     def prepare_many(self, query: Any, rows: Any, batch_size: int) -> Iterator[Batch]:
         """Prepare batches of a query, each after the same looks."""
         self._sandbox._check()
-        for plan, batch in self._cache.prepare_many(query, rows, batch_size):
+        for plan, batch in self._database.query_cache.prepare_many(query, rows, batch_size):
             self._sandbox._check_statement(plan, plan.sql)
             yield plan, batch
 

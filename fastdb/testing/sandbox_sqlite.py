@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from fastdb.database import Database
 from fastdb.drivers.sqlite import SQLiteConnection
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from fastdb.connection import Connection
+    from fastdb.drivers.base import DriverConnection
+    from fastdb.testing.host import Host
 
 __all__ = ["close_copy", "open_copy"]
+
+T = TypeVar("T")
 
 #: Options of a file that the copy, which is in memory, has not.
 _OF_FILES = frozenset(
@@ -18,35 +24,53 @@ _OF_FILES = frozenset(
 )
 
 
-async def open_copy(database: Database) -> Database:
-    """Return a connected Database in memory with all that `database` holds at this moment."""
+async def open_copy(database: Database, host: Host | None = None) -> Database:
+    """Return a connected Database in memory with all that `database` holds at this moment.
+
+    Args:
+        database: Connected on the running event loop.
+        host: Where the copy is to live; on the running event loop, if it is left out.
+    """
     query = {key: value for key, value in database.url.options.items() if key not in _OF_FILES}
     options = {key: value for key, value in database.options.items() if key not in _OF_FILES}
     # The copy is written to by the thread of the original.
     query.pop("check_same_thread", None)
     options.pop("check_same_thread", None)
     copy = Database(database.url.replace(database="", options=query), **options)
-    await copy.connect()
-    try:
+    if host is None:
         copy.query_cache = database.query_cache
-        await _fill(copy, database)
-    except BaseException:
+
+    async def lease() -> DriverConnection:
+        await copy.connect()
+        try:
+            return await copy._ready_pool().acquire()
+        except BaseException:
+            await copy.disconnect()
+            raise
+
+    async def release() -> None:
+        await copy._ready_pool().release(target)
+
+    async def give_up() -> None:
+        await release()
         await copy.disconnect()
-        raise
-    return copy
 
+    def there(run: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+        return run if host is None else host.run(run, undo=copy.disconnect, cancellable=False)
 
-async def _fill(copy: Database, database: Database) -> None:
-    source_pool, target_pool = database._ready_pool(), copy._ready_pool()
-    target = await target_pool.acquire()
+    target = await there(lease())
     try:
+        source_pool = database._ready_pool()
         source = await source_pool.acquire()
         try:
             await cast("SQLiteConnection", source).copy_to(cast("SQLiteConnection", target))
         finally:
             await source_pool.release(source)
-    finally:
-        await target_pool.release(target)
+    except BaseException:
+        await there(give_up())
+        raise
+    await there(release())
+    return copy
 
 
 async def close_copy(copy: Database, owner: Connection) -> None:

@@ -432,8 +432,10 @@ async def test_it_is_opened_once(people: fastdb.Database) -> None:
 async def test_wrong_arguments(database_url: str) -> None:
     with pytest.raises(fastdb.OptionError, match="a Database, not of 'sqlite://'"):
         Sandbox("sqlite://")  # type: ignore[arg-type]
-    with pytest.raises(fastdb.NotSupportedError, match="shared"):
-        Sandbox(fastdb.Database(database_url), shared=True)
+    with pytest.raises(fastdb.OptionError, match="shared"):
+        Sandbox(fastdb.Database(database_url), shared="yes, please")  # type: ignore[arg-type]
+    with pytest.raises(fastdb.OptionError, match="belongs to an async test"):
+        Sandbox(fastdb.Database(database_url)).open()
     with pytest.raises(fastdb.OptionError, match="use one of them"):
         await Sandbox(fastdb.Database(database_url, force_rollback=True)).__aenter__()
 
