@@ -301,15 +301,18 @@ class Connection(Queries):
         transaction._task = None
         transaction._leave_context()
         self._turns.base = transaction
+        self._lease.leased().precious = True
 
     async def _end_base(self) -> None:
         """Roll everything back. Whoever still holds the connection is refused from then on."""
-        base = self._turns.base
+        base, connection = self._turns.base, self._lease.connection
         try:
             if base is not None and base.is_open:
                 await base._end(commit=False, task=current_task(), leaving=True)
         finally:
             self._lease.over = True
+            if connection is not None:
+                connection.precious = False
             await self._lease.give_back()
 
     def _cut(self) -> None:

@@ -163,6 +163,8 @@ class DriverConnection(ABC):
         errors_spoil_transactions: Whether a failed statement spoils the transaction around it.
         remote: Whether a network is between, which may let nothing through and say nothing of it.
         irreplaceable: Whether the database itself ends with the connection.
+        precious: Whether all that a test has done ends with it (``force_rollback``, a sandbox): it
+            is given more time before it is cut.
     """
 
     counts_inserts: ClassVar[bool] = False
@@ -174,6 +176,7 @@ class DriverConnection(ABC):
         "dirty",
         "expires_at",
         "holder",
+        "precious",
         "raw",
         "suspect",
         "used_at",
@@ -188,6 +191,16 @@ class DriverConnection(ABC):
         self.uses = 0
         self.expires_at = float("inf")
         self.holder: object | None = None
+        self.precious = False
+
+    def cancel_seconds(self, usual: float | None = None) -> float:
+        """Return the seconds that a cancelled caller waits for it to be brought in order.
+
+        Args:
+            usual: Of a connection that is not precious; CANCEL_SECONDS, if it is left out.
+        """
+        seconds = CANCEL_SECONDS if usual is None else usual
+        return max(seconds, UNDO_SECONDS) if self.precious else seconds
 
     def patience(self, error: BaseException | None) -> float | None:
         """Return the seconds that undoing may take after `error`; None is without end.
@@ -196,7 +209,8 @@ class DriverConnection(ABC):
         """
         if not self.remote or error is None:
             return None
-        return CANCEL_SECONDS if isinstance(error, asyncio.CancelledError) else UNDO_SECONDS
+        cancelled = isinstance(error, asyncio.CancelledError)
+        return self.cancel_seconds() if cancelled else UNDO_SECONDS
 
     # -- queries
 
@@ -361,7 +375,7 @@ async def to_its_end(
     while not task.done():
         seconds = bound
         if cancellation is not None:
-            patience = CANCEL_SECONDS if connection.remote else PATIENCE
+            patience = connection.cancel_seconds() if connection.remote else PATIENCE
             seconds = patience if bound is None else min(bound, patience)
         try:
             if not (await asyncio.wait((task,), timeout=seconds))[0]:

@@ -14,7 +14,7 @@ import select
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from fastdb.drivers.base import CANCEL_SECONDS, DriverConnection, socket_descriptors
+from fastdb.drivers.base import CANCEL_SECONDS, DriverConnection, socket_descriptors, to_its_end
 from fastdb.drivers.mysql_errors import FATAL, INTERRUPTED, is_server_error, number_of, translate
 from fastdb.drivers.mysql_options import UNSAFE_CHARSETS, check_charset
 from fastdb.exceptions import ConnectionFailedError, DataError, Error, InternalError
@@ -242,11 +242,17 @@ class MySQLExchange(DriverConnection):
 
         Elsewhere than in a transaction, a new connection costs no more than this.
         """
+        if self.precious:  # also where it is cancelled again
+            await to_its_end(self._end_statement(), self)
+        else:
+            await self._end_statement()
+
+    async def _end_statement(self) -> None:
         goes_on = False
         try:
             # Where that fails, or takes too long, the cancellation is still the error to tell.
             with suppress(Exception):
-                async with asyncio.timeout(CANCEL_SECONDS):
+                async with asyncio.timeout(self.cancel_seconds(CANCEL_SECONDS)):
                     goes_on = await self._kill_statement()
         finally:
             if not goes_on:

@@ -21,6 +21,7 @@ from fastdb.drivers.base import (
     Outcome,
     TransactionOptions,
     socket_descriptors,
+    to_its_end,
 )
 from fastdb.drivers.postgresql_cursors import BufferedCursor, HeldCursor, PortalCursor, records_of
 from fastdb.drivers.postgresql_errors import translate
@@ -347,7 +348,10 @@ class PostgreSQLConnection(DriverConnection):
             raise translated from error
         self.suspect = True
         if isinstance(error, asyncio.CancelledError):
-            await self._settle()
+            if self.precious:  # also where it is cancelled again
+                await to_its_end(self._settle(), self)
+            else:
+                await self._settle()
         else:
             self.terminate()
         raise error
@@ -361,7 +365,7 @@ class PostgreSQLConnection(DriverConnection):
         if self.raw.is_closed():
             return
         try:
-            async with asyncio.timeout(CANCEL_SECONDS):
+            async with asyncio.timeout(self.cancel_seconds(CANCEL_SECONDS)):
                 await self.raw.execute("SELECT 1")
         except asyncpg.PostgresError:
             pass  # an answer all the same: the transaction has failed

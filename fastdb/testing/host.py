@@ -120,6 +120,10 @@ class Host:
         """Whether work can be done; never in a process that was forked."""
         return self._finalizer.alive and self._process == os.getpid()
 
+    def is_here(self) -> bool:
+        """Return whether the caller runs in the host's thread."""
+        return threading.current_thread() is self._thread
+
     async def connect(self) -> None:
         """Connect the database, if it is not; on the host's loop."""
         async with self._connecting:
@@ -145,11 +149,11 @@ class Host:
         Raises:
             OwnershipError: The host has ended.
         """
+        self._check(run)
         loop = asyncio.get_running_loop()
         if loop is self.loop:
             return await run
         call = Call(self, run)
-        self._check(run)
         self.loop.call_soon_threadsafe(call.start)
         cancellation: BaseException | None = None
         while not call.is_done:
@@ -158,12 +162,14 @@ class Host:
             try:
                 await call.waiter
             except asyncio.CancelledError as error:
-                cancellation = error
-                if cancellable:
+                # A second one would cut the connection, and the whole sandbox with it.
+                if cancellable and cancellation is None:
                     self.loop.call_soon_threadsafe(call.cancel)
+                cancellation = error
             except BaseException:
                 # The caller's task is thrown away: nobody is there to wait.
-                self.loop.call_soon_threadsafe(call.cancel)
+                with contextlib.suppress(RuntimeError):  # the host has ended
+                    self.loop.call_soon_threadsafe(call.cancel)
                 raise
         if cancellation is None:
             result: T = call.result()

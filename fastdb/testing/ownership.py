@@ -50,8 +50,8 @@ class Box(Protocol):
         """Whether it is a sandbox that has not ended."""
 
     @property
-    def is_shared(self) -> bool:
-        """Whether it is a sandbox that has a loop, and a pool, of its own."""
+    def needs_pool(self) -> bool:
+        """Whether the database must stay connected, since it was when the sandbox was opened."""
 
     def connection(self) -> Connection | None:
         """Return the connection to use; None is the task's own."""
@@ -63,6 +63,9 @@ class SharedBox(Box, Protocol):
     @property
     def name(self) -> str:
         """What errors name it by."""
+
+    def drop_if_abandoned(self) -> bool:
+        """End it where its event loop was closed before it was left; return whether."""
 
 
 # The boxes that this context is in, the outermost first. Child tasks get a copy of it.
@@ -93,11 +96,16 @@ class Unboxed:
     """A block in which the tasks of a sandbox use the real database."""
 
     is_open = False
-    is_shared = False
 
-    def __init__(self, database: Database) -> None:
-        """Stand for a block about `database`."""
-        self.database = database
+    def __init__(self, sandbox: Box) -> None:
+        """Stand for a block in `sandbox`."""
+        self.database = sandbox.database
+        self._sandbox = sandbox
+
+    @property
+    def needs_pool(self) -> bool:
+        """Whether the database must stay connected: the block is over before the sandbox is."""
+        return self._sandbox.needs_pool
 
     def connection(self) -> None:
         """Return None: the task has a connection of its own."""
@@ -180,7 +188,7 @@ class Choice:
         """
         database = self._database()
         inside = [box for box in boxes.get() if box.database is database]
-        return self.is_sandboxed() or any(box.is_open and not box.is_shared for box in inside)
+        return self.is_sandboxed() or any(box.needs_pool for box in inside)
 
     def pool(self) -> Pool | None:
         """Return the pool that serves the shared sandboxes, where the caller is in one."""
@@ -207,14 +215,14 @@ class Choice:
                 return self._lent[task]
         if box is not None or not self._shared:
             return box
-        shared = self._shared
+        shared = [box for box in self._shared if not box.drop_if_abandoned()]
         if len(shared) > 1:
             names = ", ".join(box.name for box in shared)
             raise OwnershipError(
                 f"several shared sandboxes are open ({names}), and this task was started in none "
                 "of them; lend it one by `sandbox.allow(task)`"
             )
-        return shared[0]
+        return shared[0] if shared else None
 
     def lend(self, box: Box, task: asyncio.Task[Any]) -> None:
         """Let `task` work in `box`."""

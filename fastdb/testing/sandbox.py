@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from fastdb._speedups import QueryPlan
     from fastdb.connection import Connection
     from fastdb.drivers.base import TransactionOptions
+    from fastdb.pool import Pool
     from fastdb.sql_text import Classification
     from fastdb.testing.host import Host
 
@@ -88,7 +89,9 @@ class Sandbox:
         self._owner: SandboxConnection | None = None
         self._copy: Database | None = None
         self._host: Host | None = None
+        self._pool: Pool | None = None
         self._enters = True
+        self._lost = ""
 
     def __repr__(self) -> str:
         """Show the test and the state."""
@@ -100,13 +103,19 @@ class Sandbox:
         """Whether the database can be used in the sandbox."""
         return self._state == "open"
 
+    @property
+    def needs_pool(self) -> bool:
+        """Whether the database must stay connected, since it was when the sandbox was opened."""
+        return self.is_open and self._pool is not None and self._pool is self.database._pool
+
     def connection(self) -> Connection:
         """Return the connection that all tasks in the sandbox share.
 
         Raises:
             OwnershipError: The sandbox has ended.
         """
-        self._check()
+        # Another thread may use it at this moment: its state is looked at in turn.
+        self._check_open()
         assert self._owner is not None
         return self._owner
 
@@ -123,7 +132,9 @@ class Sandbox:
         self._loop = asyncio.get_running_loop()
         pool = database._pool
         # A shared one does without the database's own pool, which may be another loop's.
-        self._enters = not self.is_shared or pool is None or pool.loop is self._loop
+        self._enters = (
+            not self.is_shared or pool is None or pool.loop is self._loop or pool.loop.is_closed()
+        )
         try:
             if self._enters:
                 await choice.enter(database)
@@ -136,10 +147,8 @@ class Sandbox:
         except BaseException:
             self._state = "failed"
             raise
-        self._state = "open"
+        self._begin_use()
         enter_box(self)
-        if self.is_shared:
-            choice.share(self)
         return self
 
     async def __aexit__(
@@ -153,7 +162,7 @@ class Sandbox:
         Raises:
             OwnershipError: It was ended before, by the server or by SQL.
         """
-        lost = self._begin_to_close()
+        self._begin_to_close()
         choice = Choice.of(self.database)
         try:
             if self._host is None:
@@ -163,7 +172,7 @@ class Sandbox:
         finally:
             if self._enters:
                 await choice.leave(self.database)
-        self._tell(lost, exc_type)
+        self._tell(exc_type)
 
     async def _open_shared(self, choice: Choice) -> None:
         host = self._host = choice.host(self.database)
@@ -248,21 +257,20 @@ class Sandbox:
             self._state = "failed"
             choice.leave_host_and_block(database)
             raise
-        self._state = "open"
-        choice.share(self)
+        self._begin_use()
 
     def _close_and_block(self, exc_type: type[BaseException] | None) -> None:
         host = self._host
         if host is None and self.is_open:
             raise TransactionError(f"{self!r} was opened by `async with`, and is left with it")
-        lost = self._begin_to_close()
+        self._begin_to_close()
         assert host is not None
         choice = Choice.of(self.database)
         try:
             host.call(self._close())
         finally:
             choice.leave_host_and_block(self.database)
-        self._tell(lost, exc_type)
+        self._tell(exc_type)
 
     # -- what all ways have in common
 
@@ -299,20 +307,39 @@ class Sandbox:
             await owner._start_base()
         self._owner = owner
 
-    def _begin_to_close(self) -> str:
-        """Let nobody use it from now on; return what has ended it before."""
+    def _begin_use(self) -> None:
+        """Let it be used from now on."""
+        self._pool = self.database._pool
+        self._state = "open"
+        if self.is_shared:
+            Choice.of(self.database).share(self)
+
+    def _begin_to_close(self) -> None:
+        """Let nobody use it from now on."""
         if not self.is_open:
             raise TransactionError(f"{self!r} cannot be left; it is not open")
-        lost = self._ended_by()
         self._state = "ended"
+        self._pool = None
         leave_box(self)
         if self.is_shared:
             Choice.of(self.database).end_sharing(self)
-        return lost
 
-    def _tell(self, lost: str, exc_type: type[BaseException] | None) -> None:
-        if lost and exc_type is None:
-            raise OwnershipError(f"the sandbox of {self.name} was ended before: {lost}")
+    def drop_if_abandoned(self) -> bool:
+        """End a shared sandbox whose event loop was closed before it was left; return whether."""
+        loop, host = self._loop, self._host
+        if loop is None or host is None or not self.is_open or not loop.is_closed():
+            return False
+        self._begin_to_close()
+        choice = Choice.of(self.database)
+        try:
+            host.call(self._close())
+        finally:
+            choice.leave_host_and_block(self.database)
+        return True
+
+    def _tell(self, exc_type: type[BaseException] | None) -> None:
+        if self._lost and exc_type is None:
+            raise OwnershipError(f"the sandbox of {self.name} was ended before: {self._lost}")
 
     async def _close(self) -> None:
         """Take everything back, on the loop where it is open."""
@@ -344,7 +371,7 @@ class Sandbox:
         """
         if not isinstance(task, asyncio.Task):
             raise OptionError(f"a sandbox is lent to a task, not to {task!r}")
-        self._check()
+        self._check_open()
         if not self.is_shared and task.get_loop() is not self._loop:
             raise EventLoopError("a sandbox is lent to tasks of its own event loop only")
         Choice.of(self.database).lend(self, task)
@@ -355,7 +382,7 @@ class Sandbox:
         So do tasks that are started in the block. On PostgreSQL and MySQL, rows that the sandbox
         has written are locked for the block, which would wait for them without end.
         """
-        return Unboxed(self.database)
+        return Unboxed(self)
 
     # -- what holds
 
@@ -365,15 +392,21 @@ class Sandbox:
         Raises:
             OwnershipError: It has.
         """
-        if self._state not in ("opening", "open"):
-            raise OwnershipError(ended(self.name))
-        lost = self._ended_by()
+        self._check_open()
+        lost = self._ended_by(self._owner)
         if lost:
             raise OwnershipError(f"the sandbox of {self.name} has ended: {lost}")
 
-    def _ended_by(self) -> str:
+    def _check_open(self) -> None:
+        if self._state not in ("opening", "open"):
+            raise OwnershipError(ended(self.name))
+
+    def _note_end(self, owner: SandboxConnection) -> None:
+        """Keep in mind what has ended the transaction before the sandbox ends it."""
+        self._lost = self._ended_by(owner)
+
+    def _ended_by(self, owner: SandboxConnection | None) -> str:
         """Return what ended the transaction that everything takes place in; "" where it is open."""
-        owner = self._owner
         connection = owner._lease.connection if owner is not None else None
         if owner is None or owner._turns.base is None or connection is None:
             return ""

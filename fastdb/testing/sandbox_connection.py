@@ -87,6 +87,13 @@ class SandboxConnection(Connection):
         self._sandbox.on_commit_calls += callbacks
         return callbacks
 
+    async def _roll_back_transaction(
+        self, transaction: Transaction, cause: BaseException | None = None
+    ) -> None:
+        if transaction is self._turns.base:
+            self._sandbox._note_end(self)
+        await super()._roll_back_transaction(transaction, cause)
+
     async def _check_deferred(self, transaction: Transaction) -> None:
         """Check on PostgreSQL what is deferred to the COMMIT that does not come."""
         if self._services._driver.dialect != "postgresql":

@@ -10,9 +10,9 @@ import asyncio
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fastdb.exceptions import NotSupportedError
 from fastdb.queries import check_batch_size
 from fastdb.testing.ownership import Choice
+from fastdb.testing.remote import Remote
 from fastdb.testing.sandbox_connection import SandboxConnection
 from fastdb.turns import Turns
 
@@ -71,18 +71,9 @@ class SharedConnection(SandboxConnection):
 
     @property
     def raw_connection(self) -> Any:
-        """The driver's own connection object, on the loop where it lives.
-
-        Raises:
-            NotSupportedError: Another loop is running.
-        """
-        if asyncio.get_running_loop() is not self._host.loop:
-            raise NotSupportedError(
-                "the driver's connection of a shared sandbox lives on an event loop of its own "
-                "and cannot be used on this one; open the sandbox without shared=True, or use "
-                "the real database inside `with sandbox.unboxed():`"
-            )
-        return super().raw_connection
+        """What stands for the driver's own connection object, which lives on another loop."""
+        raw = super().raw_connection
+        return raw if self._host.is_here() else Remote(self._host, raw)
 
     # -- transactions
 
@@ -157,7 +148,7 @@ class SharedConnection(SandboxConnection):
                     break
             return batch
 
-        async with aclosing(Remote(self._host, records)):
+        async with aclosing(RemoteGenerator(self._host, records)):
             while batch := await self._run_there(next_batch()):
                 for record in batch:
                     yield record
@@ -165,7 +156,7 @@ class SharedConnection(SandboxConnection):
                     break
 
 
-class Remote:
+class RemoteGenerator:
     """An async generator of the host's loop, to be closed by tasks of others."""
 
     def __init__(self, host: Host, generator: AsyncGenerator[Any, None]) -> None:
