@@ -297,14 +297,14 @@ class PostgreSQLConnection(DriverConnection):
     async def savepoint(self) -> None:
         """Open a savepoint."""
         name = f"fastdb_{next(_names)}"
-        await self._control(f"SAVEPOINT {name}")
+        await self.control(f"SAVEPOINT {name}")
         self._savepoints.append(name)
 
     async def release_savepoint(self) -> None:
         """Release the innermost savepoint; where that fails, roll back to it."""
         name = self._savepoints.pop()
         try:
-            await self._control(f"RELEASE SAVEPOINT {name}")
+            await self.control(f"RELEASE SAVEPOINT {name}")
         except Exception:
             self._savepoints.append(name)
             await self.rollback_to_savepoint()
@@ -314,9 +314,10 @@ class PostgreSQLConnection(DriverConnection):
         """Roll back to the innermost savepoint and release it: asyncpg's own pile up."""
         name = self._savepoints.pop()
         if not self.raw.is_closed():
-            await self._control(f"ROLLBACK TO SAVEPOINT {name}; RELEASE SAVEPOINT {name}")
+            await self.control(f"ROLLBACK TO SAVEPOINT {name}; RELEASE SAVEPOINT {name}")
 
-    async def _control(self, sql: str) -> None:
+    async def control(self, sql: str) -> None:
+        """Run a command that has no arguments and returns no rows."""
         try:
             await self.raw.execute(sql)
         except BaseException as error:

@@ -418,5 +418,7 @@ class Sandbox:
 
     def _check_statement(self, kind: QueryPlan | Classification, sql: str) -> None:
         """Refuse what cannot be taken back; a private copy bears everything."""
+        if self._owner is not None:
+            self._owner.note_statement(kind)
         if self._copy is None:
             refuse(kind, sql, self.database._driver.lexical(), self.name)

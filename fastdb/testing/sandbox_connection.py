@@ -8,6 +8,7 @@ from fastdb.connection import Connection
 from fastdb.drivers.base import DEFAULT_OPTIONS
 from fastdb.exceptions import TransactionError
 from fastdb.sql_text import classify, transaction_control
+from fastdb.testing.deferred import DeferredConstraints
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Mapping
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from fastdb._speedups import QueryPlan
     from fastdb.database import Database
     from fastdb.drivers.base import Batch, DriverConnection
+    from fastdb.drivers.postgresql_connection import PostgreSQLConnection
     from fastdb.pool import Pool
     from fastdb.queries import Query, Services
     from fastdb.sql_text import Classification, Lexical
@@ -22,25 +24,6 @@ if TYPE_CHECKING:
     from fastdb.transaction import Transaction
 
 __all__ = ["SandboxConnection"]
-
-#: Checks what a COMMIT would check, and defers again what is deferred at the beginning of a
-#: transaction: the sandbox's own goes on.
-_CHECK_DEFERRED = """
-DO $fastdb$
-DECLARE names text;
-BEGIN
-    SET CONSTRAINTS ALL IMMEDIATE;
-    SELECT string_agg(DISTINCT format('%I.%I', nspname, conname), ', ') INTO names
-    FROM pg_catalog.pg_constraint AS c
-    JOIN pg_catalog.pg_namespace AS n ON n.oid = c.connamespace
-    WHERE condeferred AND NOT pg_is_other_temp_schema(n.oid)
-    AND has_schema_privilege(n.oid, 'USAGE');
-    IF names IS NOT NULL THEN
-        EXECUTE 'SET CONSTRAINTS ' || names || ' DEFERRED';
-    END IF;
-END
-$fastdb$
-"""
 
 
 class SandboxConnection(Connection):
@@ -50,17 +33,42 @@ class SandboxConnection(Connection):
     under ``force_rollback``; a private copy needs none, and commits really happen there.
     """
 
-    __slots__ = ("_sandbox",)
+    __slots__ = ("_deferred", "_sandbox")
 
     def __init__(self, sandbox: Sandbox, database: Database) -> None:
         """Make the connection of `sandbox`, which leases it from the pool of `database`."""
         super().__init__(cast("Services", SandboxServices(sandbox, database)))
         self._sandbox = sandbox
+        self._deferred = DeferredConstraints() if database.url.dialect == "postgresql" else None
 
-    def _is_outermost(self, transaction: Transaction) -> bool:
+    @property
+    def raw_connection(self) -> Any:
+        """The driver's own connection object; what is done with it is not looked at."""
+        if self._deferred is not None:
+            self._deferred.forget()
+        return super().raw_connection
+
+    def note_statement(self, kind: QueryPlan | Classification) -> None:
+        """Take note of what is to run."""
+        if self._deferred is not None:
+            self._deferred.note_statement(kind)
+
+    def _postgresql(self) -> PostgreSQLConnection:
+        return cast("PostgreSQLConnection", self._lease.leased())
+
+    async def _start_base(self) -> None:
+        await super()._start_base()
+        if self._deferred is not None:
+            try:
+                await self._deferred.check_always(self._postgresql())
+            except BaseException:
+                await self._end_base()
+                raise
+
+    def _inside_base(self, transaction: Transaction) -> bool:
         """Return whether the application would take `transaction` for the outermost one."""
-        stack = self._turns.stack[self._turns.base is not None :]
-        return bool(stack) and stack[0] is transaction
+        base, stack = self._turns.base, self._turns.stack
+        return base is not None and len(stack) > 1 and stack[1] is transaction
 
     def _refuse_control(self, query: Query) -> None:
         """Leave it to the look at the prepared query, which knows the sandbox's name."""
@@ -79,10 +87,20 @@ class SandboxConnection(Connection):
             self._sandbox.transaction_options.append(transaction.options)
             transaction._options = DEFAULT_OPTIONS
         await super()._push_transaction(transaction)
+        if self._deferred is not None and self._inside_base(transaction):
+            try:
+                await self._deferred.defer(self._postgresql())
+            except BaseException as error:
+                await self._roll_back_transaction(transaction, error)
+                raise
 
     async def _commit_transaction(self, transaction: Transaction) -> list[Callable[[], Any]]:
-        if self._turns.base is not None and self._is_outermost(transaction):
-            await self._check_deferred(transaction)
+        if self._deferred is not None and self._inside_base(transaction):
+            try:
+                await self._deferred.check(self._postgresql())
+            except BaseException as error:
+                await self._roll_back_transaction(transaction, error)
+                raise
         callbacks = await super()._commit_transaction(transaction)
         self._sandbox.on_commit_calls += callbacks
         return callbacks
@@ -93,18 +111,6 @@ class SandboxConnection(Connection):
         if transaction is self._turns.base:
             self._sandbox._note_end(self)
         await super()._roll_back_transaction(transaction, cause)
-
-    async def _check_deferred(self, transaction: Transaction) -> None:
-        """Check on PostgreSQL what is deferred to the COMMIT that does not come."""
-        if self._services._driver.dialect != "postgresql":
-            return
-        connection = self._lease.leased()
-        plan, args, _ = self._services.query_cache.prepare(_CHECK_DEFERRED)
-        try:
-            await connection.execute(plan, args)
-        except BaseException as error:
-            await self._roll_back_transaction(transaction, error)
-            raise
 
     def _run_sync(
         self, function: Callable[..., Any], args: tuple[Any, ...]

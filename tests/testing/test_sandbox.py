@@ -156,6 +156,50 @@ async def test_deferred_constraints_are_checked_at_the_commit(
                 await database.execute("DELETE FROM a")
 
 
+async def test_deferred_constraints_are_checked_at_once_outside_of_transactions(
+    postgresql_url: str, shared: bool
+) -> None:
+    async with fastdb.Database(postgresql_url) as database:
+        await database.execute("CREATE TABLE a (id integer PRIMARY KEY)")
+        await database.execute(
+            "CREATE TABLE b (a integer REFERENCES a DEFERRABLE INITIALLY DEFERRED)"
+        )
+        async with Sandbox(database, shared=shared):
+            for _ in range(2):
+                with pytest.raises(fastdb.IntegrityError, match="foreign key"):
+                    await database.execute("INSERT INTO b VALUES (1)")
+                with pytest.raises(ZeroDivisionError):
+                    async with database.transaction():
+                        await database.execute("INSERT INTO b VALUES (1)")
+                        raise ZeroDivisionError
+            assert await database.fetch_all("SELECT * FROM b") == []
+
+
+async def test_constraints_that_the_test_has_deferred_itself(
+    postgresql_url: str, shared: bool
+) -> None:
+    async with (
+        fastdb.Database(postgresql_url) as database,
+        Sandbox(database, shared=shared),
+    ):
+        await database.execute("CREATE TABLE a (id integer PRIMARY KEY)")
+        await database.execute("CREATE TABLE b (a integer REFERENCES a DEFERRABLE)")
+        await database.execute(
+            "CREATE TABLE c (a integer REFERENCES a DEFERRABLE INITIALLY DEFERRED)"
+        )
+        with pytest.raises(fastdb.IntegrityError, match="foreign key"):
+            await database.execute("INSERT INTO b VALUES (1)")
+        for table in ("b", "c"):
+            with pytest.raises(fastdb.IntegrityError, match="foreign key"):
+                async with database.transaction():
+                    await database.execute("SET CONSTRAINTS ALL DEFERRED")
+                    await database.execute(f"INSERT INTO {table} VALUES (1)")
+        async with database.transaction():
+            await database.execute("INSERT INTO c VALUES (1)")
+            await database.execute("INSERT INTO a VALUES (1)")
+        assert await database.fetch_all("SELECT * FROM c") == [(1,)]
+
+
 async def test_the_applications_own_life_does_not_end_the_tests(
     people: fastdb.Database, shared: bool
 ) -> None:
