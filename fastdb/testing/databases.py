@@ -8,6 +8,7 @@ of the file (SQLite). Without it, nothing is dropped.
 from __future__ import annotations
 
 import os
+import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,8 +110,16 @@ async def is_ours(url: DatabaseURL, options: dict[str, Any]) -> bool:
         return bool(await admin.fetch_val(query, {"name": url.database, "marker": marker}))
 
 
-async def create(url: DatabaseURL, options: dict[str, Any]) -> None:
+async def create(
+    url: DatabaseURL, options: dict[str, Any], *, template: DatabaseURL | None = None
+) -> None:
     """Make a database, with our marker. Where that fails half-way, there is none.
+
+    Args:
+        url: Of the database.
+        options: Of the Database, to connect with.
+        template: Of a database of ours on the same server, which is copied: on PostgreSQL and
+            SQLite.
 
     Raises:
         DatabaseError: There is one already, or the role must not make any.
@@ -119,13 +128,19 @@ async def create(url: DatabaseURL, options: dict[str, Any]) -> None:
         path = _path(Database(url, **options))
         if path.exists():
             raise OptionError(f"there is a file {str(path)!r} already")
+        if template is not None:
+            # The marker is in the file.
+            shutil.copyfile(_path(Database(template, **options)), path)
+            return
         async with _admin(url, options, url.database) as database:
             await database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         return
     name = _quoted(url)
     async with _admin(url, options, _servers_own(url)) as admin:
-        charset = " CHARACTER SET utf8mb4" if url.dialect == "mysql" else ""
-        await admin.execute(f"CREATE DATABASE {name}{charset}")
+        kind = " CHARACTER SET utf8mb4" if url.dialect == "mysql" else ""
+        if template is not None:
+            kind = f" TEMPLATE {_quoted(template)}"
+        await admin.execute(f"CREATE DATABASE {name}{kind}")
         if url.dialect == "postgresql":
             mark = f"COMMENT ON DATABASE {name} IS '{MARKER}'"
         else:

@@ -1,0 +1,164 @@
+"""The pytest plugin of fastdb: databases for tests, and sandboxes in them.
+
+Define ``fastdb_metadata`` or ``fastdb_migrations`` in ``conftest.py``, set ``FASTDB_TEST_URL``, and
+ask for ``database``::
+
+    @pytest.fixture(scope="session")
+    def fastdb_metadata():
+        return metadata
+
+
+    async def test_sign_up(database):
+        await sign_up(database, "Ada")
+        assert await database.fetch_val("SELECT count(*) FROM users") == 1
+
+pytest imports this module in every project where fastdb is installed. So it stands outside of the
+package, and imports nothing of it until a fixture is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import sqlalchemy
+
+    from fastdb import Database
+    from fastdb.testing.plugin import Workshop
+    from fastdb.testing.plugin_counter import QueryCounter
+
+__all__: list[str] = []
+
+
+@pytest.fixture(scope="session")
+def fastdb_metadata() -> sqlalchemy.MetaData | None:
+    """Return the MetaData whose tables the databases of tests have; override it in conftest.py.
+
+    Where neither this nor `fastdb_migrations` returns anything, they are empty.
+    """
+    return None
+
+
+@pytest.fixture(scope="session")
+def fastdb_migrations() -> str | os.PathLike[str] | None:
+    """Return the folder of the migrations that make the databases of tests; override it."""
+    return None
+
+
+@pytest.fixture(scope="session")
+def fastdb_url() -> str:
+    """Return the URL of a server, and of the database after which those of tests are named.
+
+    It is that of the environment variable FASTDB_TEST_URL, unless you override it. The database
+    itself is never touched, and need not exist.
+    """
+    url = os.environ.get("FASTDB_TEST_URL")
+    if not url:
+        from fastdb.testing.plugin import missing_url
+
+        pytest.fail(missing_url(), pytrace=False)
+    return url
+
+
+def _shown(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Call a function; tell in one line what cannot be set up, and show the user's own errors."""
+    from fastdb.testing.plugin import FillError, SetUpError
+
+    __tracebackhide__ = True
+    try:
+        return function(*args, **options)
+    except SetUpError as error:
+        message, failure = str(error), None
+    except FillError as error:
+        message, failure = "", error.error
+    if failure is not None:
+        raise failure
+    pytest.fail(message, pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def _fastdb_workshop(
+    fastdb_url: Any,
+    fastdb_metadata: Any,
+    fastdb_migrations: Any,
+    request: pytest.FixtureRequest,
+) -> Iterator[Workshop]:
+    from fastdb.testing.plugin import Workshop
+    from fastdb.testing.plugin_schema import Schema
+
+    cache = getattr(request.config, "cache", None)
+    if cache is not None:
+        spare = Path(cache.mkdir("fastdb"))
+    else:  # -p no:cacheprovider
+        spare = request.getfixturevalue("tmp_path_factory").mktemp("fastdb")
+    workshop = _shown(
+        Workshop, fastdb_url, lambda: Schema(fastdb_metadata, fastdb_migrations), spare
+    )
+    yield workshop
+    workshop.close()
+
+
+@pytest.fixture(scope="session")
+def fastdb_template(_fastdb_workshop: Workshop) -> str:
+    """Return the URL of the database of which all others are copies.
+
+    It is made once, by one process of a run, and kept for the next runs while the migrations, or
+    the DDL of the MetaData, are the same. Nothing can connect to it on PostgreSQL.
+    """
+    return str(_shown(_fastdb_workshop.template))
+
+
+@pytest.fixture(scope="session")
+def fastdb_worker_url(_fastdb_workshop: Workshop, fastdb_template: str) -> Iterator[str]:
+    """Return the URL of a copy of the template, which this process has for itself."""
+    url = _shown(_fastdb_workshop.clone)
+    yield str(url)
+    _fastdb_workshop.drop(url)
+
+
+@pytest.fixture
+def database_committed(_fastdb_workshop: Workshop, fastdb_template: str) -> Iterator[Database]:
+    """Provide a Database on a copy of the template of the test's own, which is dropped afterwards.
+
+    Transactions really commit there, and connections are several. It connects by itself where it
+    is used, on any event loop.
+    """
+    from fastdb.testing.plugin_committed import CommittedDatabase
+
+    url = _shown(_fastdb_workshop.clone, numbered=True)
+    database = CommittedDatabase(url)
+    yield database
+    database.close_everywhere()
+    _fastdb_workshop.drop(url)
+
+
+@pytest.fixture
+def query_counter(request: pytest.FixtureRequest) -> Callable[..., QueryCounter]:
+    """Return what counts queries: a ``with`` block of ``query_counter(3)`` asserts three.
+
+    ``with query_counter() as counter:`` asserts nothing; see ``counter.count`` and
+    ``counter.queries``. Those of the fixtures `database` and `database_committed` count, in any
+    task, thread and loop; ``query_counter(3, database=other)`` counts those of another Database.
+    What begins and ends transactions and savepoints does not count.
+    """
+    from fastdb.testing.plugin_counter import QueryCounter
+
+    names = [name for name in ("database", "database_committed") if name in request.fixturenames]
+    found = tuple(request.getfixturevalue(name) for name in names)
+
+    def query_counter(expected: int | None = None, *, database: Any = None) -> QueryCounter:
+        databases = found if database is None else (database,)
+        if not databases:
+            pytest.fail(
+                "query_counter knows no database: let the test ask for the fixture `database` or "
+                "`database_committed`, too, or give one: query_counter(database=...)"
+            )
+        return QueryCounter(databases, expected)
+
+    return query_counter
