@@ -122,6 +122,35 @@ def fastdb_worker_url(_fastdb_workshop: Workshop, fastdb_template: str) -> Itera
     _fastdb_workshop.drop(url)
 
 
+@pytest.fixture(scope="session")
+def _fastdb_database(fastdb_worker_url: str) -> Iterator[Database]:
+    from fastdb import Database
+    from fastdb.testing import shut_down
+
+    database = Database(fastdb_worker_url)
+    yield database
+    # The connection of the sandboxes lives from one test to the next.
+    shut_down(database)
+
+
+@pytest.fixture
+def database(_fastdb_database: Database, request: pytest.FixtureRequest) -> Iterator[Database]:
+    """Provide a Database whose every change is taken back after the test.
+
+    It is connected, and serves the test, the tasks, threads and event loops that it starts, and
+    the application that a client calls elsewhere; all of them on one connection. Transactions and
+    commits of the application work as ever; see ``fastdb.testing.Sandbox``. Rows and schema are
+    as before afterwards; sequences and AUTO_INCREMENT counters are not set back, and on MySQL and
+    MariaDB, where DDL is refused, tests of one database that write the same rows at once would
+    wait for each other; workers of pytest-xdist have one each.
+    """
+    from fastdb.testing import Sandbox
+
+    sandbox = Sandbox(_fastdb_database, shared=True).open(request.node.nodeid)
+    yield _fastdb_database
+    sandbox.close()
+
+
 @pytest.fixture
 def database_committed(_fastdb_workshop: Workshop, fastdb_template: str) -> Iterator[Database]:
     """Provide a Database on a copy of the template of the test's own, which is dropped afterwards.

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from fastdb.database import Database
 from fastdb.exceptions import Error
 from fastdb.testing import databases
+from fastdb.testing.host import Host
 from fastdb.testing.plugin_schema import Schema
 from fastdb.testing.plugin_server import Names, SetUpError
-from fastdb.testing.plugin_thread import LoopThread
 from fastdb.url import DatabaseURL
 
 if TYPE_CHECKING:
@@ -72,20 +72,23 @@ class Workshop:
             self._server = _server(DatabaseURL(url), spare_folder)
             self._fingerprint = self._schema.fingerprint(self._server.url.dialect)
         self._template = self._server.names.template(self._fingerprint)
-        self._thread = LoopThread()
+        # The host's Database is not connected: what it is there for is its loop, whose thread is
+        # none of a test's, and ends with this one.
+        self._described = Database(self._server.url)
+        self._host = Host(self._described)
         try:
             with _told(f"use {self._server.url.obscure_password} for databases of tests"):
-                self._thread.run(self._open())
+                self._host.call(self._open())
         except BaseException:
-            self._thread.close()
+            self._host.end_from_thread()
             raise
 
     def close(self) -> None:
         """Disconnect."""
         try:
-            self._thread.run(self._server.disconnect())
+            self._host.call(self._server.disconnect())
         finally:
-            self._thread.close()
+            self._host.end_from_thread()
 
     async def _open(self) -> None:
         server = self._server
@@ -126,7 +129,7 @@ class Workshop:
             SetUpError: It cannot be made.
             FillError: What fills it failed.
         """
-        self._thread.run(self._ensure_template())
+        self._host.call(self._ensure_template())
         return self._server.url_of(self._template)
 
     def clone(self, *, numbered: bool = False) -> DatabaseURL:
@@ -140,13 +143,13 @@ class Workshop:
             FillError: The template was gone, and what fills it failed.
         """
         name = self._server.names.own(f"_{next(self._numbers)}" if numbered else "")
-        self._thread.run(self._clone(name))
+        self._host.call(self._clone(name))
         return self._server.url_of(name)
 
     def drop(self, url: DatabaseURL) -> None:
         """Drop a clone."""
         with _told("drop a database of the tests"):
-            self._thread.run(databases.drop(url, {}))
+            self._host.call(databases.drop(url, {}))
 
     async def _ensure_template(self) -> None:
         with _told("make the template of databases for tests"):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fastdb.database import Database
     from fastdb.drivers.base import Batch
 
-__all__ = ["CountedQueries", "QueryCounter", "counted"]
+__all__ = ["QueryCounter"]
 
 
 class QueryCounter:
@@ -52,9 +52,10 @@ class QueryCounter:
     def __enter__(self) -> QueryCounter:
         """Count from now on."""
         for database in self._databases:
-            queries = counted(database)
-            queries.add(self)
-            self._seen.append(queries)
+            for behind in _behind(database):
+                queries = CountedQueries.of(behind)
+                queries.add(self)
+                self._seen.append(queries)
         return self
 
     def __exit__(
@@ -69,10 +70,13 @@ class QueryCounter:
             AssertionError: There were more or fewer queries than expected.
         """
         __tracebackhide__ = True
-        while self._seen:
-            self._seen.pop().remove(self)
+        self._stop()
         if exc_type is None and self._expected is not None and self.count != self._expected:
             raise AssertionError(self._difference())
+
+    def _stop(self) -> None:
+        while self._seen:
+            self._seen.pop().remove(self)
 
     def _difference(self) -> str:
         ran = "1 query ran" if self.count == 1 else f"{self.count} queries ran"
@@ -83,13 +87,26 @@ class QueryCounter:
 
 
 class CountedQueries:
-    """The query cache of a Database, which tells counters what is run."""
+    """The query cache of a Database, which tells counters what is run.
+
+    It takes that one's place while there is a counter.
+    """
 
     def __init__(self, database: Database) -> None:
         """Stand for the cache of `database`."""
-        self._lexical = database._lexical
+        self._database = database
         self._cache: QueryCache = database.query_cache
         self._counters: tuple[QueryCounter, ...] = ()
+
+    @classmethod
+    def of(cls, database: Database) -> CountedQueries:
+        """Return the one of `database`, which is put into its place if need be."""
+        present: Any = database.query_cache
+        if isinstance(present, cls):
+            return present
+        queries = cls(database)
+        database.query_cache = cast("QueryCache", queries)
+        return queries
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._cache, name)
@@ -101,10 +118,12 @@ class CountedQueries:
     def remove(self, counter: QueryCounter) -> None:
         """Tell `counter` no more."""
         self._counters = tuple(other for other in self._counters if other is not counter)
+        if not self._counters:
+            self._database.query_cache = self._cache
 
     def _note(self, plan: QueryPlan) -> None:
         # What a shared sandbox asks at a commit is none of the application's queries.
-        if "$fastdb$" in plan.sql or transaction_control(plan.sql, self._lexical()):
+        if "$fastdb$" in plan.sql or transaction_control(plan.sql, self._database._lexical()):
             return
         for counter in self._counters:
             counter.queries.append(plan.sql)
@@ -128,22 +147,27 @@ class CountedQueries:
             yield plan, batch
 
 
-def counted(database: Database) -> CountedQueries:
-    """Return the counted queries of `database`, which has them from the first time on.
+def _behind(database: Database) -> list[Database]:
+    """Return the Databases that carry out what `database` is asked for now.
 
-    They take the place of its query cache and cost little; sandboxes that are open by then have
-    that already, and are not seen.
+    Beside itself, these are that of the loop on which shared sandboxes live, and the private
+    copies of those that are open.
 
     Raises:
         OptionError: `database` is none.
     """
     from fastdb.database import Database
+    from fastdb.testing.ownership import Choice, innermost
+    from fastdb.testing.sandbox import Sandbox
 
     if not isinstance(database, Database):
         raise OptionError(f"query_counter counts the queries of a Database, not of {database!r}")
-    present: Any = database.query_cache
-    if isinstance(present, CountedQueries):
-        return present
-    queries = CountedQueries(database)
-    database.query_cache = cast("QueryCache", queries)
-    return queries
+    found = [database]
+    choice = database._choice
+    if isinstance(choice, Choice):
+        if choice._host is not None:
+            found.append(choice._host.database)
+        for box in {*choice._shared, innermost(database)}:
+            if isinstance(box, Sandbox) and box._copy is not None:
+                found.append(box._copy)
+    return found

@@ -24,7 +24,7 @@ WAIT_SECONDS: Final = 600.0
 #: Seconds between two looks.
 PAUSE: Final = 0.05
 #: Bytes of the user's own name that ours begin with; names have 63 on PostgreSQL.
-BASE_BYTES: Final = 20
+BASE_BYTES: Final = 30
 
 
 class SetUpError(Error):
