@@ -148,7 +148,7 @@ def copy_checkout(session: nox.Session) -> Path:
     skipped = shutil.ignore_patterns("__pycache__", "*.so", "*.c")
     for name in ("fastdb", "tests"):
         shutil.copytree(name, folder / name, ignore=skipped)
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "_fastdb_pytest.py", "README.md", "LICENSE"):
         shutil.copy(name, folder)
     return folder
 
@@ -306,7 +306,7 @@ def check_contents(session: nox.Session, sdist: Path, wheel: Path, pure_wheel: P
     with tarfile.open(sdist) as archive:
         names = {name.split("/", 1)[-1] for name in archive.getnames()}
     sources = {path.as_posix() for path in Path("fastdb").rglob("*.py*") if path.suffix != ".pyc"}
-    sources = {name for name in sources if "__pycache__" not in name}
+    sources = {name for name in sources if "__pycache__" not in name} | {"_fastdb_pytest.py"}
     if missing := sources - names:
         session.error(f"the sdist lacks {sorted(missing)}")
     if stray := [name for name in names if name.endswith((".c", ".so"))]:
@@ -317,7 +317,8 @@ def check_contents(session: nox.Session, sdist: Path, wheel: Path, pure_wheel: P
         if missing := wanted - set(content):
             session.error(f"{path.name} lacks {sorted(missing)}")
         stray = [name for name in content if name.endswith((".c", ".pyx"))]
-        stray += [name for name in content if not name.startswith(("fastdb/", "fastdb_sql-"))]
+        ours = ("fastdb/", "fastdb_sql-", "_fastdb_pytest.py")
+        stray += [name for name in content if not name.startswith(ours)]
         if stray:
             session.error(f"{path.name} holds {stray}")
     compiled = len([name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".so")])

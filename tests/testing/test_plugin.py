@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import secrets
 import sqlite3
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-import fastdb
-from tests.databases import Session, dialect_of, drop_databases, end_connections
+from tests.databases import Session, dialect_of, drop_databases
 
 pytest_plugins = ["pytester"]
 
@@ -260,14 +256,12 @@ def url(database_url: str, pytester: pytest.Pytester) -> Iterator[str]:
 
 
 @pytest.fixture
-def project(
-    url: str, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Project]:
+def project(url: str, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
     """Provide a project with a table, whose tests run on a database of each backend."""
     for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_TESTRUNUID"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("FASTDB_TEST_URL", url)
-    yield Project(pytester, url)
+    return Project(pytester, url)
 
 
 @pytest.fixture
@@ -345,3 +339,345 @@ def test_database(project: Project, style: str) -> None:
     passed = {"auto": 3, "strict": 9, "anyio": 4, "unittest": 2, "client": 3}[style]
     project.run(passed=passed)
     assert len(project.templates()) == 1
+
+
+COMMITTED = """
+import asyncio
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+@pytest.mark.parametrize("number", range(2))
+async def test_transactions_are_committed(database_committed, number):
+    database = database_committed
+    await use(database)
+    # On another connection, another Database, too.
+    async with database.connection(), type(database).__mro__[1](database.url) as other:
+        assert await count(other) == 1
+    async with database:
+        await database.execute(INSERT)
+    assert await count(database) == 2
+
+@pytest.mark.parametrize("number", range(2))
+@pytest.mark.asyncio(loop_scope="module")
+async def test_the_loop_outlives_the_test(database_committed, number):
+    await use(database_committed)
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_it_is_left_in_a_transaction(database_committed):
+    await database_committed.transaction()
+    await database_committed.execute(INSERT)
+
+async def test_so_it_is_on_a_loop_that_ends(database_committed):
+    await database_committed.transaction()
+    await database_committed.execute(INSERT)
+
+async def test_several_loops_use_it(database_committed, query_counter):
+    database = database_committed
+
+    async def index(request):
+        await database.execute(INSERT)
+        return JSONResponse(await count(database))
+
+    with query_counter(5):
+        await database.execute(INSERT)
+        client = TestClient(Starlette(routes=[Route("/", index)]))
+        assert [client.get("/").json() for _ in range(2)] == [2, 3]
+
+def test_a_client_with_a_loop_that_goes_on(database_committed):
+    async def index(request):
+        await database_committed.execute(INSERT)
+        return JSONResponse(await count(database_committed))
+
+    client = TestClient(Starlette(routes=[Route("/", index)]))
+    client.__enter__()
+    assert [client.get("/").json() for _ in range(2)] == [1, 2]
+
+async def test_both_can_be_used(database, database_committed, query_counter):
+    with query_counter(2):
+        await database.execute(INSERT)
+        assert await count(database_committed) == 0
+"""
+
+
+def test_database_committed(project: Project) -> None:
+    project.write("test_it", NOTES, COMMITTED)
+    project.run(passed=9)
+    assert len(project.templates()) == 1
+
+
+COUNTER = """
+async def test_what_counts(database, query_counter):
+    with query_counter() as counter:
+        await database.execute(INSERT)
+        assert counter.count == 1
+        async with database.transaction():
+            async with database.transaction():
+                await database.execute_many(notes.insert(), [{"text": "b"}, {"text": "c"}])
+            async with database.connection() as connection:
+                assert len([note async for note in connection.iterate(notes.select())]) == 3
+        await database.execute_many(notes.insert(), [])
+        with pytest.raises(Exception):
+            await database.execute("SELECT nothing FROM nowhere")
+    assert counter.count == 4
+    await count(database)
+    assert repr(counter) == "<QueryCounter of 4 queries>"
+    assert [sql.split()[0] for sql in counter.queries] == ["INSERT", "INSERT", "SELECT", "SELECT"]
+
+async def test_nested_counters(database, query_counter):
+    with query_counter(2):
+        await count(database)
+        with query_counter(1):
+            await count(database)
+
+async def test_what_was_raised_is_told(database, query_counter):
+    with pytest.raises(ZeroDivisionError):
+        with query_counter(1):
+            1 / 0
+
+async def test_another_database(tmp_path, query_counter):
+    import fastdb
+    from fastdb.testing import Sandbox
+
+    async with fastdb.Database(f"sqlite:///{tmp_path}/other.db") as other:
+        await other.execute("CREATE TABLE t (a)")
+        async with Sandbox(other):
+            with query_counter(2, database=other):
+                await other.execute("INSERT INTO t VALUES (1)")
+                await other.fetch_all("SELECT * FROM t")
+        with query_counter(1, database=other):
+            await other.fetch_all("SELECT * FROM t")
+    with pytest.raises(fastdb.OptionError, match="not of 3"):
+        with query_counter(database=3):
+            pass
+
+async def test_too_many(database, query_counter):
+    with query_counter(1):
+        await database.execute("SELECT 1")
+        await database.execute("SELECT 2")
+
+async def test_none(database, query_counter):
+    with query_counter(1):
+        pass
+
+async def test_of_nothing(query_counter):
+    with query_counter(1):
+        pass
+"""
+
+
+def test_query_counter(project: Project) -> None:
+    project.write("test_it", NOTES, COUNTER)
+    output = project.run(passed=4, failed=3)
+    told = output.partition("AssertionError: 2 queries ran, 1 expected:\n")[2].splitlines()[:2]
+    assert [line.split()[1:] for line in told] == [["1.", "SELECT", "1"], ["2.", "SELECT", "2"]]
+    assert "AssertionError: 0 queries ran, 1 expected" in output
+    assert "query_counter knows no database" in output
+
+
+# -- templates
+
+
+def test_workers_make_the_template_once_and_have_a_clone_each(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, urls = project.path / "log", project.path / "urls"
+    monkeypatch.setenv("LOG", str(log))
+    add_migrations(project, MAKE_NOTES, f"{LOG}; op.execute(\"INSERT INTO notes VALUES (7, 'b')\")")
+    project.write(
+        "test_it",
+        NOTES,
+        f"""
+@pytest.mark.parametrize("number", range(8))
+async def test_each(database, fastdb_worker_url, worker_id, number):
+    open({str(urls)!r}, "a").write(f"{{worker_id}} {{fastdb_worker_url}}\\n")
+    assert await count(database) == 1
+    await database.execute(INSERT)
+""",
+    )
+    project.run("-n", "3", passed=8)
+    assert log.read_text() == "made\n"
+    pairs = [line.split() for line in urls.read_text().splitlines()]
+    clones = dict(pairs)
+    assert len(pairs) == 8
+    assert len(set(clones.values())) == len(clones) > 1
+    assert all(f"_fastdb_{worker}_" in url for worker, url in clones.items())
+    before = project.templates()
+    # The next run takes the same one, and a change of the migrations another.
+    project.run(passed=8)
+    assert log.read_text() == "made\n"
+    assert project.templates() == before
+    add_migrations(project, MAKE_NOTES, f"{LOG}; op.execute(\"INSERT INTO notes VALUES (8, 'b')\")")
+    project.run(passed=8)
+    assert log.read_text() == "made\nmade\n"
+    assert set(before) < set(project.templates())
+
+
+def test_another_metadata_makes_another_template(project: Project) -> None:
+    project.write("test_it", NOTES, NOTHING)
+    seen = set()
+    for size in (50, 51, 52, 53, 54, 50):
+        project.write("conftest", CONFTEST.replace("String(50)", f"String({size})"))
+        project.run(passed=1)
+        seen |= set(project.templates())
+    # Few are kept, the newest of them.
+    assert len(seen) == 5
+    assert len(project.templates()) == 4
+
+
+def test_what_a_killed_run_left_is_dropped(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = project.path / "killed"
+    monkeypatch.setenv("KILLED", str(killed))
+    kill = "os.kill(os.getpid(), 9)"
+    first = f"if not os.path.exists(os.environ['KILLED']): open(os.environ['KILLED'], 'w'); {kill}"
+    add_migrations(project, MAKE_NOTES, first)
+    killing = f"import os\n\nasync def test_nothing(database, database_committed):\n    {kill}\n"
+    project.write("test_it", killing)
+    project.run()  # is killed while it makes the template
+    assert killed.exists()
+    half_made = project.databases()
+    assert len(half_made) == 1
+    project.run()  # is killed in the test
+    left = project.databases()
+    assert len(left) == 3
+    assert not set(half_made) & set(left) or dialect_of(project.url) == "mysql"
+    project.write("test_it", NOTES, NOTHING)
+    project.run(passed=1)
+    assert len(project.templates()) == 1
+
+
+def test_nobody_elses_database_is_touched(project: Project) -> None:
+    name = f"{project.name}_fastdb_main_0123abcd"
+    if project.is_sqlite:
+        with sqlite3.connect(project.path / f"{name}.db") as connection:
+            connection.execute("CREATE TABLE mine (a)")
+        connection.close()
+    else:
+        with project.session() as session:
+            session.run(f"CREATE DATABASE {name}")
+    project.write("test_it", NOTES, NOTHING)
+    project.run(passed=1)
+    assert "main_0123abcd" in project.databases()
+    if project.is_sqlite:
+        assert not (project.path / "app.db").exists()
+    else:
+        with project.session() as session:
+            session.run(f"DROP DATABASE {name}")
+
+
+def test_without_metadata_or_migrations_it_is_empty(project: Project) -> None:
+    project.write("conftest", "")
+    project.write(
+        "test_it",
+        "from sqlalchemy import inspect\n"
+        "async def test_empty(database):\n"
+        "    tables = await database.run_sync(lambda c: inspect(c).get_table_names())\n"
+        "    assert tables == []\n",
+    )
+    project.run(passed=1)
+
+
+def test_a_failing_migration_is_shown_and_leaves_nothing(project: Project) -> None:
+    add_migrations(project, MAKE_NOTES, "raise RuntimeError('my own mistake')")
+    project.write("test_it", NOTES, NOTHING)
+    output = project.run(errors=1)
+    assert "RuntimeError: my own mistake" in output or "my own mistake" in output
+    assert project.databases() == []
+
+
+def test_a_template_in_use_is_copied_all_the_same(postgresql_url: str, project: Project) -> None:
+    if dialect_of(project.url) != "postgresql":
+        return
+    project.write("test_it", NOTES, NOTHING)
+    project.run(passed=1)
+    (template,) = project.templates()
+    name = f"{project.name}_fastdb_{template}"
+    with project.session() as session:
+        session.run(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+    with Session(project.url.rpartition("/")[0] + "/" + name):
+        project.run(passed=1)
+    assert project.templates() == [template]
+
+
+# -- what goes wrong is told
+
+
+def test_a_role_that_may_not_create_databases(
+    server_url: str, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_TESTRUNUID"):
+        monkeypatch.delenv(name, raising=False)
+    role = f"plugin_{secrets.token_hex(4)}"
+    plain = server_url.replace("+asyncmy", "")
+    is_postgresql = dialect_of(plain) == "postgresql"
+    scheme, _, rest = server_url.partition("://")
+    host = rest.rpartition("@")[2].partition("/")[0]
+    with Session(plain) as session:
+        create = f"CREATE ROLE {role} LOGIN" if is_postgresql else f"CREATE USER {role}@'%'"
+        session.run(create + (" PASSWORD 'x'" if is_postgresql else " IDENTIFIED BY 'x'"))
+        try:
+            monkeypatch.setenv("FASTDB_TEST_URL", f"{scheme}://{role}:x@{host}/{role}")
+            project = Project(pytester, f"{plain.rpartition('/')[0]}/{role}")
+            project.write("test_it", NOTES, NOTHING)
+            output = project.run(errors=1)
+            assert "cannot make the template of databases for tests" in output
+            assert "must be allowed to create databases" in output
+            assert "Traceback" not in output
+            assert project.databases() == []
+        finally:
+            session.run(f"DROP ROLE {role}" if is_postgresql else f"DROP USER {role}@'%'")
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("", "set the environment variable FASTDB_TEST_URL"),
+        ("nothing", "cannot use the fixture fastdb_url"),
+        ("oracle://localhost/app", "oracle"),
+        ("postgresql://localhost/app?colour=red", "colour"),
+        ("sqlite:////no/such/folder/app.db", "there is no folder '/no/such/folder'"),
+        ("postgresql://postgres:secret@127.0.0.1:1/app", "for databases of tests"),
+        ("mysql://root:secret@127.0.0.1:1/app", "for databases of tests"),
+    ],
+)
+def test_a_url_that_does_not_serve(
+    nowhere: Project, monkeypatch: pytest.MonkeyPatch, url: str, told: str
+) -> None:
+    monkeypatch.setenv("FASTDB_TEST_URL", url)
+    nowhere.write("test_it", NOTES, NOTHING)
+    output = nowhere.run(errors=1)
+    assert told in output
+    assert "Traceback" not in output
+    assert "secret" not in output
+
+
+@pytest.mark.parametrize(
+    ("fixtures", "told"),
+    [
+        ({"fastdb_metadata": "metadata", "fastdb_migrations": "'.'"}, "both return something"),
+        ({"fastdb_metadata": "Base"}, "return its `.metadata`"),
+        ({"fastdb_metadata": "3"}, "return one, or None"),
+        ({"fastdb_migrations": "3"}, "return the path of a folder"),
+        ({"fastdb_migrations": "'nowhere'"}, "it has no env.py"),
+    ],
+)
+def test_fixtures_that_return_something_else(
+    nowhere: Project, monkeypatch: pytest.MonkeyPatch, fixtures: dict[str, str], told: str
+) -> None:
+    monkeypatch.setenv("FASTDB_TEST_URL", nowhere.url)
+    nowhere.write(
+        "conftest",
+        CONFTEST.replace("def fastdb_metadata", "def unused"),
+        "class Base:\n    metadata = metadata\n",
+        *(
+            f"@pytest.fixture(scope='session')\ndef {name}():\n    return {value}\n"
+            for name, value in fixtures.items()
+        ),
+    )
+    nowhere.write("test_it", NOTES, NOTHING)
+    output = nowhere.run(errors=1)
+    assert told in output
+    assert "Traceback" not in output
