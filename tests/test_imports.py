@@ -43,8 +43,8 @@ MAY_IMPORT = {
     "lease turns url",
     "testing": "connection database drivers.base drivers.sqlite exceptions options queries "
     "sql_text testing transaction turns url",
-    "testing.plugin": "connection database drivers.base exceptions migrations pool sql_text testing "
-    "url",
+    "testing.plugin": "connection database drivers.base exceptions migrations pool sql_text "
+    "testing url",
     "migrations": "connection database exceptions migrations url",
     "core": "connection database transaction url",
     "interfaces": "_speedups",
