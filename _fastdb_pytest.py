@@ -129,7 +129,7 @@ def _fastdb_database(fastdb_worker_url: str) -> Iterator[Database]:
 
     database = Database(fastdb_worker_url)
     yield database
-    # The connection of the sandboxes lives from one test to the next.
+    # The connection of the sandboxes has lived from one test to the next.
     shut_down(database)
 
 
@@ -163,8 +163,10 @@ def database_committed(_fastdb_workshop: Workshop, fastdb_template: str) -> Iter
     url = _shown(_fastdb_workshop.clone, numbered=True)
     database = CommittedDatabase(url)
     yield database
-    database.close_everywhere()
-    _fastdb_workshop.drop(url)
+    try:
+        database.close_everywhere()
+    finally:
+        _fastdb_workshop.drop(url)
 
 
 @pytest.fixture

@@ -7,8 +7,10 @@ one, and fastdb, where a test asks for something.
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import secrets
+import sqlite3
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +35,11 @@ ENVIRONMENT = "FASTDB_TEST_URL"
 
 #: Templates of one base that are kept: branches of a project differ, and take turns.
 KEPT_TEMPLATES = 4
+
+#: Options of SQLite that a file has not.
+_OF_MEMORY = frozenset({"cache", "mode", "uri"})
+
+logger = logging.getLogger("fastdb.testing")
 
 
 class FillError(Exception):
@@ -67,11 +74,12 @@ class Workshop:
             SetUpError: The URL is none that serves, or the server cannot be reached.
         """
         self._numbers = itertools.count(1)
-        with _told("use the fixture fastdb_url"):
-            self._schema = schema()
+        with _told("use what fastdb_url returns"):
             self._server = _server(DatabaseURL(url), spare_folder)
-            self._fingerprint = self._schema.fingerprint(self._server.url.dialect)
-        self._template = self._server.names.template(self._fingerprint)
+        with _told("make databases for tests"):
+            self._schema = schema()
+            fingerprint = self._schema.fingerprint(self._server.url.dialect)
+        self._template = self._server.names.template(fingerprint)
         # The host's Database is not connected: what it is there for is its loop, whose thread is
         # none of a test's, and ends with this one.
         self._described = Database(self._server.url)
@@ -113,12 +121,19 @@ class Workshop:
             owner = names.owner_of(name)
             if owner is not None and owner != names.owner and await server.lock(owner):
                 try:
-                    await server.drop(name)
+                    await self._tidy(name)
                 finally:
                     await server.unlock(owner)
         others = [name for name in templates if name != self._template]
         for name in others[: -(KEPT_TEMPLATES - 1)]:
-            await server.drop(name)
+            await self._tidy(name)
+
+    async def _tidy(self, name: str) -> None:
+        """Drop a database, where we may: it may be another role's."""
+        try:
+            await self._server.drop(name)
+        except Error as error:
+            logger.info("cannot drop %r, which is left over: %s", name, error)
 
     # -- what fixtures ask for
 
@@ -147,7 +162,11 @@ class Workshop:
         return self._server.url_of(name)
 
     def drop(self, url: DatabaseURL) -> None:
-        """Drop a clone."""
+        """Drop a clone.
+
+        Raises:
+            SetUpError: It cannot be dropped.
+        """
         with _told("drop a database of the tests"):
             self._host.call(databases.drop(url, {}))
 
@@ -190,12 +209,13 @@ def _server(url: DatabaseURL, spare_folder: Path) -> Server:
         from fastdb.testing.plugin_sqlite import SQLite
 
         if databases.is_memory(described):
-            url = url.replace(database=(spare_folder / "memory.db").as_posix(), options={})
-        path = databases._path(Database(url))
+            kept = {name: url.options[name] for name in url.options if name not in _OF_MEMORY}
+            url = url.replace(database=(spare_folder / "memory.db").as_posix(), options=kept)
+        # Whatever directory a test changes to.
+        path = databases._path(Database(url)).absolute()
         if not path.parent.is_dir():
             raise SetUpError(f"there is no folder {str(path.parent)!r}; make it")
-        stem = url.database.rpartition("/")[2].removesuffix(path.suffix)
-        return SQLite(url, Names(stem, worker, run), path.parent, path.suffix)
+        return SQLite(url, Names(path.stem, worker, run), path)
     from fastdb.testing.plugin_servers import MySQL, PostgreSQL
 
     kind = PostgreSQL if url.dialect == "postgresql" else MySQL
@@ -209,11 +229,11 @@ def _told(what: str) -> Iterator[None]:
         yield
     except SetUpError:
         raise
-    except Error as error:
+    except (Error, OSError, sqlite3.Error) as error:
         raise SetUpError(f"cannot {what}: {error}{_way_out(error)}") from error
 
 
-def _way_out(error: Error) -> str:
+def _way_out(error: Exception) -> str:
     denied = getattr(error, "sqlstate", None) == "42501" or (
         error.args and error.args[0] in (1044, 1227)
     )

@@ -145,8 +145,7 @@ class Server(ABC):
 
     async def has_template(self, name: str) -> bool:
         """Return whether there is a template of this name, whole."""
-        url = self.url_of(name)
-        return await databases.exists(url, {}) and await databases.is_ours(url, {})
+        return name in await self.listed()
 
     def name_while_making(self, name: str) -> str:
         """Return the name under which a template is made."""

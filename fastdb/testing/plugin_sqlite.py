@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import sqlite3
 from contextlib import closing, suppress
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
-from fastdb.database import Database
 from fastdb.testing import databases
 from fastdb.testing.plugin_server import Names, Server
 
@@ -24,28 +25,28 @@ class SQLite(Server):
     So locks work on every system, and end with the process.
     """
 
-    def __init__(self, url: DatabaseURL, names: Names, folder: Path, suffix: str) -> None:
+    def __init__(self, url: DatabaseURL, names: Names, path: Path) -> None:
         """Describe it; nothing is written yet.
 
         Args:
             url: The user's.
             names: Of ours.
-            folder: Where our files are.
-            suffix: What their names end with.
+            path: Of the user's file, beside which ours are.
         """
         super().__init__(url, names)
-        self._folder = folder
-        self._suffix = suffix
+        self._folder = path.parent
+        self._suffix = path.suffix
+        self._is_uri = url.database.startswith("file:")
         self._locks: dict[str, sqlite3.Connection] = {}
 
     def url_of(self, name: str) -> DatabaseURL:
         """Return the URL of a file."""
-        folder, slash, _ = self.url.database.rpartition("/")
-        return self.url.replace(database=f"{folder}{slash}{name}{self._suffix}")
+        path = self.path_of(name).as_posix()
+        return self.url.replace(database=f"file:{quote(path)}" if self._is_uri else path)
 
     def path_of(self, name: str) -> Path:
         """Return the path of a file."""
-        return databases._path(Database(self.url_of(name)))
+        return self._folder / f"{name}{self._suffix}"
 
     async def connect(self) -> None:
         """Do nothing; files need no connection."""
@@ -82,13 +83,18 @@ class SQLite(Server):
     async def listed(self) -> list[str]:
         """Return the names of our databases, the oldest first."""
         found = []
-        for path in self._folder.glob(f"{self.names.prefix}*{self._suffix}"):
+        for path in self._folder.glob(f"{escape(self.names.prefix)}*{escape(self._suffix)}"):
             name = path.name.removesuffix(self._suffix)
             is_named = self.names.is_template(name) or self.names.owner_of(name)
             with suppress(OSError):
                 if is_named and _is_marked(path):
                     found.append((path.stat().st_mtime_ns, name))
         return [name for _, name in sorted(found)]
+
+    async def has_template(self, name: str) -> bool:
+        """Return whether there is a template of this name; it is not opened."""
+        path = self.path_of(name)
+        return path.is_file() and _is_marked(path)
 
     async def finish_template(self, making: str, name: str) -> None:
         """Put all of it into the one file, and rename that."""

@@ -1,12 +1,16 @@
-"""What the tests of sandboxes have in common."""
+"""What the tests of sandboxes, and of the pytest plugin, have in common."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
 import fastdb
+from tests.databases import dialect_of, drop_databases
+from tests.spare import Spare
 from tests.testing.people import INSERT, names
 
 
@@ -29,3 +33,14 @@ def shared(request: pytest.FixtureRequest) -> bool:
     """Return whether the sandbox is a shared one, once for each."""
     chosen: bool = request.param
     return chosen
+
+
+@pytest.fixture
+def spare(database_url: str, tmp_path: Path) -> Iterator[Spare]:
+    """Provide a name on each backend; drop afterwards what was made in it."""
+    if dialect_of(database_url) == "sqlite":
+        yield Spare(f"sqlite:///{tmp_path / 'app.db'}")
+        return
+    name = f"plugin_{secrets.token_hex(4)}"
+    yield Spare(f"{database_url.rpartition('/')[0]}/{name}")
+    drop_databases(database_url.replace("+asyncmy", ""), name)

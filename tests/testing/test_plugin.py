@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib.metadata
 import secrets
-import sqlite3
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.databases import Session, dialect_of, drop_databases
+from fastdb.testing.plugin import Workshop
+from fastdb.testing.plugin_schema import Schema
+from tests.databases import Session, drop_databases
+from tests.spare import Spare
 
 pytest_plugins = ["pytester"]
 
@@ -182,17 +185,14 @@ filterwarnings = error
 
 
 class Project:
-    """A folder with tests, and what is left of its runs on the server.
+    """A folder with tests.
 
     Attributes:
-        url: What FASTDB_TEST_URL is.
         path: The folder.
     """
 
-    def __init__(self, pytester: pytest.Pytester, url: str) -> None:
-        self.url = url
+    def __init__(self, pytester: pytest.Pytester) -> None:
         self.path = pytester.path
-        self.is_sqlite = dialect_of(url) == "sqlite"
         self._pytester = pytester
         self.configure("asyncio_mode = auto")
         self.write("conftest", CONFTEST)
@@ -207,69 +207,53 @@ class Project:
 
     def run(self, *args: str, **outcomes: int) -> str:
         """Run pytest; check what became of the tests, and return what it printed."""
-        result = self._pytester.runpytest_subprocess("-p", "no:randomly", *args)
+        without = [f"-pno:{name}" for name in ("randomly", "benchmark", "cov", "hypothesispytest")]
+        result = self._pytester.runpytest_subprocess(*without, *args)
         if outcomes:
             result.assert_outcomes(**outcomes)
         return str(result.stdout)
 
-    @property
-    def name(self) -> str:
-        """The database in the URL; of SQLite without the suffix."""
-        return self.url.rpartition("/")[2].removesuffix(".db")
-
-    def databases(self) -> list[str]:
-        """Return what stands beside the user's database, without the common beginning."""
-        start = f"{self.name}_fastdb_"
-        if self.is_sqlite:
-            found = [path.stem for path in self.path.glob(f"{start}*.db")]
-        else:
-            with self.session() as session:
-                if session.dialect == "postgresql":
-                    rows = session.run("SELECT datname FROM pg_database")
-                else:
-                    rows = session.run("SHOW DATABASES")
-            found = [name for (name,) in rows if name.startswith(start)]
-        return sorted(name.removeprefix(start) for name in found)
-
-    def templates(self) -> list[str]:
-        """Return the templates; nothing else may be left."""
-        names = self.databases()
-        assert all(name.startswith("template_") for name in names), names
-        return names
-
-    def session(self) -> Session:
-        """Return a connection to the server."""
-        base = self.url.replace("+asyncmy", "").rpartition("/")[0]
-        return Session(f"{base}/{'postgres' if dialect_of(self.url) == 'postgresql' else ''}")
-
 
 @pytest.fixture
-def url(database_url: str, pytester: pytest.Pytester) -> Iterator[str]:
-    """Provide the URL of a database that is not there; drop what is made in its name."""
-    if dialect_of(database_url) == "sqlite":
-        yield f"sqlite:///{pytester.path / 'app.db'}"
-        return
-    name = f"plugin_{secrets.token_hex(4)}"
-    base = database_url.rpartition("/")[0]
-    yield f"{base}/{name}"
-    drop_databases(database_url.replace("+asyncmy", ""), name)
-
-
-@pytest.fixture
-def project(url: str, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """Provide a project with a table, whose tests run on a database of each backend."""
-    for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_TESTRUNUID"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("FASTDB_TEST_URL", url)
-    return Project(pytester, url)
-
-
-@pytest.fixture
-def nowhere(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """Provide a project without a URL."""
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """Provide a project with a table, without a URL."""
     for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_TESTRUNUID", "FASTDB_TEST_URL"):
         monkeypatch.delenv(name, raising=False)
-    return Project(pytester, f"sqlite:///{pytester.path / 'app.db'}")
+    return Project(pytester)
+
+
+@pytest.fixture
+def beside(spare: Spare, monkeypatch: pytest.MonkeyPatch) -> Spare:
+    """Let tests of projects run beside a database of each backend."""
+    monkeypatch.setenv("FASTDB_TEST_URL", spare.url)
+    return spare
+
+
+def open_workshop(url: str, folder: Path) -> Workshop:
+    return Workshop(url, lambda: Schema(None, None), folder)
+
+
+@contextmanager
+def new_role(url: str, *, may_create: bool) -> Iterator[str]:
+    """Yield a URL for a role that owns nothing, of a database of its name, which is not there."""
+    role = f"plugin_{secrets.token_hex(4)}"
+    scheme, _, rest = url.partition("://")
+    host = rest.rpartition("@")[2].partition("/")[0]
+    plain = url.replace("+asyncmy", "")
+    with Session(plain) as session:
+        if session.dialect == "postgresql":
+            session.run(f"CREATE ROLE {role} LOGIN PASSWORD 'x'" + " CREATEDB" * may_create)
+        else:
+            session.run(f"CREATE USER {role}@'%' IDENTIFIED BY 'x'")
+            if may_create:
+                session.run(rf"GRANT ALL PRIVILEGES ON `%\_fastdb\_%`.* TO {role}@'%'")
+    try:
+        yield f"{scheme}://{role}:x@{host}/{role}"
+    finally:
+        drop_databases(plain, role)
+        with Session(plain) as session:
+            end = "" if session.dialect == "postgresql" else "@'%'"
+            session.run(f"DROP {'USER' if end else 'ROLE'} {role}{end}")
 
 
 def add_migrations(project: Project, *bodies: str) -> Path:
@@ -294,7 +278,6 @@ MAKE_NOTES = (
     "op.create_table('notes', sa.Column('id', sa.Integer, primary_key=True), "
     "sa.Column('text', sa.String(50)))"
 )
-LOG = "open(os.environ['LOG'], 'a').write('made\\n')"
 NOTHING = "async def test_nothing(database):\n    await use(database)\n"
 
 
@@ -332,13 +315,13 @@ def test_it_is_silent_where_it_is_not_used(pytester: pytest.Pytester) -> None:
 
 
 @pytest.mark.parametrize("style", USES)
-def test_database(project: Project, style: str) -> None:
+def test_database(project: Project, beside: Spare, style: str) -> None:
     setting, tests = USES[style]
     project.configure(setting)
     project.write("test_it", NOTES, tests)
     passed = {"auto": 3, "strict": 9, "anyio": 4, "unittest": 2, "client": 3}[style]
     project.run(passed=passed)
-    assert len(project.templates()) == 1
+    assert len(beside.templates()) == 1
 
 
 COMMITTED = """
@@ -401,10 +384,10 @@ async def test_both_can_be_used(database, database_committed, query_counter):
 """
 
 
-def test_database_committed(project: Project) -> None:
+def test_database_committed(project: Project, beside: Spare) -> None:
     project.write("test_it", NOTES, COMMITTED)
     project.run(passed=9)
-    assert len(project.templates()) == 1
+    assert len(beside.templates()) == 1
 
 
 COUNTER = """
@@ -467,7 +450,7 @@ async def test_of_nothing(query_counter):
 """
 
 
-def test_query_counter(project: Project) -> None:
+def test_query_counter(project: Project, beside: Spare) -> None:
     project.write("test_it", NOTES, COUNTER)
     output = project.run(passed=4, failed=3)
     told = output.partition("AssertionError: 2 queries ran, 1 expected:\n")[2].splitlines()[:2]
@@ -480,11 +463,12 @@ def test_query_counter(project: Project) -> None:
 
 
 def test_workers_make_the_template_once_and_have_a_clone_each(
-    project: Project, monkeypatch: pytest.MonkeyPatch
+    project: Project, beside: Spare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log, urls = project.path / "log", project.path / "urls"
     monkeypatch.setenv("LOG", str(log))
-    add_migrations(project, MAKE_NOTES, f"{LOG}; op.execute(\"INSERT INTO notes VALUES (7, 'b')\")")
+    row = "op.execute(\"INSERT INTO notes VALUES (7, 'b')\")"
+    add_migrations(project, MAKE_NOTES, f"open(os.environ['LOG'], 'a').write('made'); {row}")
     project.write(
         "test_it",
         NOTES,
@@ -497,78 +481,45 @@ async def test_each(database, fastdb_worker_url, worker_id, number):
 """,
     )
     project.run("-n", "3", passed=8)
-    assert log.read_text() == "made\n"
+    assert log.read_text() == "made"
     pairs = [line.split() for line in urls.read_text().splitlines()]
     clones = dict(pairs)
     assert len(pairs) == 8
     assert len(set(clones.values())) == len(clones) > 1
     assert all(f"_fastdb_{worker}_" in url for worker, url in clones.items())
-    before = project.templates()
-    # The next run takes the same one, and a change of the migrations another.
+    (template,) = beside.templates()
+    # The next run takes the same one.
     project.run(passed=8)
-    assert log.read_text() == "made\n"
-    assert project.templates() == before
-    add_migrations(project, MAKE_NOTES, f"{LOG}; op.execute(\"INSERT INTO notes VALUES (8, 'b')\")")
-    project.run(passed=8)
-    assert log.read_text() == "made\nmade\n"
-    assert set(before) < set(project.templates())
+    assert log.read_text() == "made"
+    assert beside.templates() == [template]
 
 
-def test_another_metadata_makes_another_template(project: Project) -> None:
-    project.write("test_it", NOTES, NOTHING)
-    seen = set()
-    for size in (50, 51, 52, 53, 54, 50):
-        project.write("conftest", CONFTEST.replace("String(50)", f"String({size})"))
-        project.run(passed=1)
-        seen |= set(project.templates())
-    # Few are kept, the newest of them.
-    assert len(seen) == 5
-    assert len(project.templates()) == 4
+def test_a_run_that_is_killed_in_a_test(project: Project, beside: Spare, tmp_path: Path) -> None:
+    kill = "os.kill(os.getpid(), 9)"
+    killing = f"import os\n\nasync def test_it(database, database_committed):\n    {kill}\n"
+    project.write("test_it", killing)
+    project.run()
+    assert len(beside.databases()) == 3
+    open_workshop(beside.url, tmp_path).close()
+    assert len(beside.templates()) == 1
 
 
-def test_what_a_killed_run_left_is_dropped(
-    project: Project, monkeypatch: pytest.MonkeyPatch
+def test_a_run_that_is_killed_while_it_makes_the_template(
+    project: Project, beside: Spare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed = project.path / "killed"
     monkeypatch.setenv("KILLED", str(killed))
-    kill = "os.kill(os.getpid(), 9)"
-    first = f"if not os.path.exists(os.environ['KILLED']): open(os.environ['KILLED'], 'w'); {kill}"
-    add_migrations(project, MAKE_NOTES, first)
-    killing = f"import os\n\nasync def test_nothing(database, database_committed):\n    {kill}\n"
-    project.write("test_it", killing)
-    project.run()  # is killed while it makes the template
+    mark = "open(os.environ['KILLED'], 'w'); os.kill(os.getpid(), 9)"
+    add_migrations(project, MAKE_NOTES, f"if not os.path.exists(os.environ['KILLED']): {mark}")
+    project.write("test_it", NOTES, NOTHING)
+    project.run()
     assert killed.exists()
-    half_made = project.databases()
-    assert len(half_made) == 1
-    project.run()  # is killed in the test
-    left = project.databases()
-    assert len(left) == 3
-    assert not set(half_made) & set(left) or dialect_of(project.url) == "mysql"
-    project.write("test_it", NOTES, NOTHING)
+    assert len(beside.databases()) == 1
     project.run(passed=1)
-    assert len(project.templates()) == 1
+    assert len(beside.templates()) == 1
 
 
-def test_nobody_elses_database_is_touched(project: Project) -> None:
-    name = f"{project.name}_fastdb_main_0123abcd"
-    if project.is_sqlite:
-        with sqlite3.connect(project.path / f"{name}.db") as connection:
-            connection.execute("CREATE TABLE mine (a)")
-        connection.close()
-    else:
-        with project.session() as session:
-            session.run(f"CREATE DATABASE {name}")
-    project.write("test_it", NOTES, NOTHING)
-    project.run(passed=1)
-    assert "main_0123abcd" in project.databases()
-    if project.is_sqlite:
-        assert not (project.path / "app.db").exists()
-    else:
-        with project.session() as session:
-            session.run(f"DROP DATABASE {name}")
-
-
-def test_without_metadata_or_migrations_it_is_empty(project: Project) -> None:
+def test_without_metadata_or_migrations_it_is_empty(project: Project, beside: Spare) -> None:
     project.write("conftest", "")
     project.write(
         "test_it",
@@ -580,62 +531,51 @@ def test_without_metadata_or_migrations_it_is_empty(project: Project) -> None:
     project.run(passed=1)
 
 
-def test_a_failing_migration_is_shown_and_leaves_nothing(project: Project) -> None:
+def test_a_failing_migration_is_shown_and_leaves_nothing(project: Project, beside: Spare) -> None:
     add_migrations(project, MAKE_NOTES, "raise RuntimeError('my own mistake')")
     project.write("test_it", NOTES, NOTHING)
     output = project.run(errors=1)
-    assert "RuntimeError: my own mistake" in output or "my own mistake" in output
-    assert project.databases() == []
-
-
-def test_a_template_in_use_is_copied_all_the_same(postgresql_url: str, project: Project) -> None:
-    if dialect_of(project.url) != "postgresql":
-        return
-    project.write("test_it", NOTES, NOTHING)
-    project.run(passed=1)
-    (template,) = project.templates()
-    name = f"{project.name}_fastdb_{template}"
-    with project.session() as session:
-        session.run(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
-    with Session(project.url.rpartition("/")[0] + "/" + name):
-        project.run(passed=1)
-    assert project.templates() == [template]
+    assert "my own mistake" in output
+    assert "in upgrade" in output
+    assert beside.databases() == []
 
 
 # -- what goes wrong is told
 
 
 def test_a_role_that_may_not_create_databases(
-    server_url: str, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+    project: Project, server_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_TESTRUNUID"):
-        monkeypatch.delenv(name, raising=False)
-    role = f"plugin_{secrets.token_hex(4)}"
-    plain = server_url.replace("+asyncmy", "")
-    is_postgresql = dialect_of(plain) == "postgresql"
-    scheme, _, rest = server_url.partition("://")
-    host = rest.rpartition("@")[2].partition("/")[0]
-    with Session(plain) as session:
-        create = f"CREATE ROLE {role} LOGIN" if is_postgresql else f"CREATE USER {role}@'%'"
-        session.run(create + (" PASSWORD 'x'" if is_postgresql else " IDENTIFIED BY 'x'"))
-        try:
-            monkeypatch.setenv("FASTDB_TEST_URL", f"{scheme}://{role}:x@{host}/{role}")
-            project = Project(pytester, f"{plain.rpartition('/')[0]}/{role}")
-            project.write("test_it", NOTES, NOTHING)
-            output = project.run(errors=1)
-            assert "cannot make the template of databases for tests" in output
-            assert "must be allowed to create databases" in output
-            assert "Traceback" not in output
-            assert project.databases() == []
-        finally:
-            session.run(f"DROP ROLE {role}" if is_postgresql else f"DROP USER {role}@'%'")
+    with new_role(server_url, may_create=False) as url:
+        monkeypatch.setenv("FASTDB_TEST_URL", url)
+        project.write("test_it", NOTES, NOTHING)
+        output = project.run(errors=1)
+    assert "cannot make the template of databases for tests" in output
+    assert "must be allowed to create databases" in output
+    assert "Traceback" not in output
+
+
+def test_a_role_that_may_create_databases_and_nothing_else(
+    project: Project, server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with new_role(server_url, may_create=True) as url:
+        monkeypatch.setenv("FASTDB_TEST_URL", url)
+        project.write(
+            "test_it",
+            NOTES,
+            NOTHING,
+            NOTHING.replace("(database", "(database_committed")
+            .replace("use(database", "use(database_committed")
+            .replace("test_n", "test_another_n"),
+        )
+        project.run(passed=2)
 
 
 @pytest.mark.parametrize(
     ("url", "told"),
     [
         ("", "set the environment variable FASTDB_TEST_URL"),
-        ("nothing", "cannot use the fixture fastdb_url"),
+        ("nothing", "cannot use what fastdb_url returns"),
         ("oracle://localhost/app", "oracle"),
         ("postgresql://localhost/app?colour=red", "colour"),
         ("sqlite:////no/such/folder/app.db", "there is no folder '/no/such/folder'"),
@@ -644,11 +584,11 @@ def test_a_role_that_may_not_create_databases(
     ],
 )
 def test_a_url_that_does_not_serve(
-    nowhere: Project, monkeypatch: pytest.MonkeyPatch, url: str, told: str
+    project: Project, monkeypatch: pytest.MonkeyPatch, url: str, told: str
 ) -> None:
     monkeypatch.setenv("FASTDB_TEST_URL", url)
-    nowhere.write("test_it", NOTES, NOTHING)
-    output = nowhere.run(errors=1)
+    project.write("test_it", NOTES, NOTHING)
+    output = project.run(errors=1)
     assert told in output
     assert "Traceback" not in output
     assert "secret" not in output
@@ -665,10 +605,10 @@ def test_a_url_that_does_not_serve(
     ],
 )
 def test_fixtures_that_return_something_else(
-    nowhere: Project, monkeypatch: pytest.MonkeyPatch, fixtures: dict[str, str], told: str
+    project: Project, monkeypatch: pytest.MonkeyPatch, fixtures: dict[str, str], told: str
 ) -> None:
-    monkeypatch.setenv("FASTDB_TEST_URL", nowhere.url)
-    nowhere.write(
+    monkeypatch.setenv("FASTDB_TEST_URL", f"sqlite:///{project.path}/app.db")
+    project.write(
         "conftest",
         CONFTEST.replace("def fastdb_metadata", "def unused"),
         "class Base:\n    metadata = metadata\n",
@@ -677,7 +617,7 @@ def test_fixtures_that_return_something_else(
             for name, value in fixtures.items()
         ),
     )
-    nowhere.write("test_it", NOTES, NOTHING)
-    output = nowhere.run(errors=1)
+    project.write("test_it", NOTES, NOTHING)
+    output = project.run(errors=1)
     assert told in output
     assert "Traceback" not in output
