@@ -135,22 +135,24 @@ def patience() -> Iterator[None]:
         yield
 
 
-def server_database(dialect: str) -> Iterator[ServerDatabase]:
+def server_database(dialect: str, config: pytest.Config) -> Iterator[ServerDatabase]:
     url = given_url(dialect)
     assert url is not None, f"pytest_configure has put no {dialect} server into the environment"
-    database = ServerDatabase(url, run_prefix() + os.environ.get("PYTEST_XDIST_WORKER", "main"))
+    # A test may have changed the environment, where the name of the worker stands, too.
+    worker = getattr(config, "workerinput", {}).get("workerid", "main")
+    database = ServerDatabase(url, run_prefix() + worker)
     yield database
     database.close()
 
 
 @pytest.fixture(scope="session")
-def postgresql_database() -> Iterator[ServerDatabase]:
-    yield from server_database("postgresql")
+def postgresql_database(pytestconfig: pytest.Config) -> Iterator[ServerDatabase]:
+    yield from server_database("postgresql", pytestconfig)
 
 
 @pytest.fixture(scope="session")
-def mysql_database() -> Iterator[ServerDatabase]:
-    yield from server_database("mysql")
+def mysql_database(pytestconfig: pytest.Config) -> Iterator[ServerDatabase]:
+    yield from server_database("mysql", pytestconfig)
 
 
 @pytest.fixture

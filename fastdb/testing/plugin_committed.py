@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CommittedDatabase"]
 
-#: Seconds that closing a pool on its own loop may take, before it is cut.
+#: Seconds that closing a pool on its own loop may take before it is cut.
 CLOSE_SECONDS = 5.0
 
 
@@ -109,7 +109,8 @@ async def _guard(pool: Pool) -> None:
         await pool.loop.create_future()
     finally:
         if not pool._closing:
-            await pool.close(0)
+            # Who still has a connection has left the test, or is to be cut.
+            await pool.close(0 if pool.stats().leased else CLOSE_SECONDS)
 
 
 def _close_on(loop: asyncio.AbstractEventLoop, pool: Pool, guard: asyncio.Task[None]) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from fastdb.testing.plugin import Workshop
 from fastdb.testing.plugin_schema import Schema
-from tests.databases import Session, drop_databases
+from tests.databases import ServerDatabase, Session, drop_databases
 from tests.spare import Spare
 
 pytest_plugins = ["pytester"]
@@ -208,7 +208,10 @@ class Project:
     def run(self, *args: str, **outcomes: int) -> str:
         """Run pytest; check what became of the tests, and return what it printed."""
         without = [f"-pno:{name}" for name in ("randomly", "benchmark", "cov", "hypothesispytest")]
-        result = self._pytester.runpytest_subprocess(*without, *args)
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_TESTRUNUID"):
+                patch.delenv(name, raising=False)
+            result = self._pytester.runpytest_subprocess(*without, *args)
         if outcomes:
             result.assert_outcomes(**outcomes)
         return str(result.stdout)
@@ -217,8 +220,7 @@ class Project:
 @pytest.fixture
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
     """Provide a project with a table, without a URL."""
-    for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_TESTRUNUID", "FASTDB_TEST_URL"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("FASTDB_TEST_URL", raising=False)
     return Project(pytester)
 
 
@@ -467,15 +469,20 @@ def test_workers_make_the_template_once_and_have_a_clone_each(
 ) -> None:
     log, urls = project.path / "log", project.path / "urls"
     monkeypatch.setenv("LOG", str(log))
-    row = "op.execute(\"INSERT INTO notes VALUES (7, 'b')\")"
-    add_migrations(project, MAKE_NOTES, f"open(os.environ['LOG'], 'a').write('made'); {row}")
+    row = "op.execute(\"INSERT INTO notes VALUES (7000, 'b')\")"
+    add_migrations(
+        project,
+        MAKE_NOTES,
+        f"with open(os.environ['LOG'], 'a') as log: log.write('made')\n    {row}",
+    )
     project.write(
         "test_it",
         NOTES,
         f"""
 @pytest.mark.parametrize("number", range(8))
 async def test_each(database, fastdb_worker_url, worker_id, number):
-    open({str(urls)!r}, "a").write(f"{{worker_id}} {{fastdb_worker_url}}\\n")
+    with open({str(urls)!r}, "a") as urls:
+        urls.write(f"{{worker_id}} {{fastdb_worker_url}}\\n")
     assert await count(database) == 1
     await database.execute(INSERT)
 """,
@@ -540,6 +547,22 @@ def test_a_failing_migration_is_shown_and_leaves_nothing(project: Project, besid
     assert beside.databases() == []
 
 
+def test_one_run_on_several_servers(
+    project: Project, sqlite_url: str, postgresql_database: ServerDatabase, mysql_url: str
+) -> None:
+    name = f"plugin_{secrets.token_hex(4)}"
+    bases = [url.rpartition("/")[0] for url in (postgresql_database.url, mysql_url)]
+    urls = [sqlite_url, *(f"{base}/{name}" for base in bases)]
+    several = f"@pytest.fixture(scope='session', params={urls!r})\ndef fastdb_url(request):\n"
+    project.write("conftest", CONFTEST, several + "    return request.param\n")
+    project.write("test_it", NOTES, NOTHING, NOTHING.replace("test_nothing", "test_again"))
+    try:
+        project.run("-pno:cacheprovider", passed=6)
+    finally:
+        for url in urls[1:]:
+            drop_databases(url.rpartition("/")[0] + "/postgres" * ("postgresql" in url), name)
+
+
 # -- what goes wrong is told
 
 
@@ -564,9 +587,7 @@ def test_a_role_that_may_create_databases_and_nothing_else(
             "test_it",
             NOTES,
             NOTHING,
-            NOTHING.replace("(database", "(database_committed")
-            .replace("use(database", "use(database_committed")
-            .replace("test_n", "test_another_n"),
+            NOTHING.replace("database", "database_committed").replace("test_n", "test_another_n"),
         )
         project.run(passed=2)
 
