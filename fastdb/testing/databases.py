@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -19,6 +19,9 @@ from fastdb.drivers.sqlite import SQLiteDriver
 from fastdb.exceptions import Error, OptionError
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from fastdb.queries import Queries
     from fastdb.url import DatabaseURL
 
 __all__ = ["UnsafeDatabaseError", "create", "drop", "exists", "is_memory", "is_ours"]
@@ -56,6 +59,18 @@ def _servers_own(url: DatabaseURL) -> str:
     return "postgres" if url.dialect == "postgresql" else ""
 
 
+@asynccontextmanager
+async def _administered(
+    url: DatabaseURL, options: dict[str, Any], admin: Queries | None
+) -> AsyncIterator[Queries]:
+    """Provide what queries on the server go through: `admin`, or a connection for the block."""
+    if admin is not None:
+        yield admin
+        return
+    async with _admin(url, options, _servers_own(url)) as made:
+        yield made
+
+
 def is_memory(database: Database) -> bool:
     """Return whether a database is in memory, gone with its connection."""
     return database._driver.single_connection
@@ -69,12 +84,15 @@ def _path(database: Database) -> Path:
     return Path(unquote(settings.path) if settings.is_uri else settings.path)
 
 
-async def exists(url: DatabaseURL, options: dict[str, Any]) -> bool:
+async def exists(
+    url: DatabaseURL, options: dict[str, Any], *, admin: Queries | None = None
+) -> bool:
     """Return whether there is a database of this name.
 
     Args:
         url: Of the database.
         options: Of the Database, to connect with.
+        admin: What is connected to the server's own database already; here and below.
 
     Raises:
         ConnectionFailedError: The server cannot be reached.
@@ -86,11 +104,13 @@ async def exists(url: DatabaseURL, options: dict[str, Any]) -> bool:
         query = "SELECT count(*) FROM pg_catalog.pg_database WHERE datname = :name"
     else:
         query = "SELECT count(*) FROM information_schema.schemata WHERE schema_name = :name"
-    async with _admin(url, options, _servers_own(url)) as admin:
-        return bool(await admin.fetch_val(query, {"name": url.database}))
+    async with _administered(url, options, admin) as server:
+        return bool(await server.fetch_val(query, {"name": url.database}))
 
 
-async def is_ours(url: DatabaseURL, options: dict[str, Any]) -> bool:
+async def is_ours(
+    url: DatabaseURL, options: dict[str, Any], *, admin: Queries | None = None
+) -> bool:
     """Return whether the database, which exists, bears our marker."""
     if url.dialect == "sqlite":
         async with _admin(url, options, url.database) as database:
@@ -106,12 +126,16 @@ async def is_ours(url: DatabaseURL, options: dict[str, Any]) -> bool:
             "WHERE routine_schema = :name AND routine_name = :marker"
         )
     marker = MARKER if url.dialect == "postgresql" else PROCEDURE
-    async with _admin(url, options, _servers_own(url)) as admin:
-        return bool(await admin.fetch_val(query, {"name": url.database, "marker": marker}))
+    async with _administered(url, options, admin) as server:
+        return bool(await server.fetch_val(query, {"name": url.database, "marker": marker}))
 
 
 async def create(
-    url: DatabaseURL, options: dict[str, Any], *, template: DatabaseURL | None = None
+    url: DatabaseURL,
+    options: dict[str, Any],
+    *,
+    template: DatabaseURL | None = None,
+    admin: Queries | None = None,
 ) -> None:
     """Make a database, with our marker. Where that fails half-way, there is none.
 
@@ -120,6 +144,7 @@ async def create(
         options: Of the Database, to connect with.
         template: Of a database of ours on the same server, which is copied: on PostgreSQL and
             SQLite.
+        admin: As of :func:`exists`.
 
     Raises:
         DatabaseError: There is one already, or the role must not make any.
@@ -136,32 +161,32 @@ async def create(
             await database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         return
     name = _quoted(url)
-    async with _admin(url, options, _servers_own(url)) as admin:
+    async with _administered(url, options, admin) as server:
         kind = " CHARACTER SET utf8mb4" if url.dialect == "mysql" else ""
         if template is not None:
             kind = f" TEMPLATE {_quoted(template)}"
-        await admin.execute(f"CREATE DATABASE {name}{kind}")
+        await server.execute(f"CREATE DATABASE {name}{kind}")
         if url.dialect == "postgresql":
             mark = f"COMMENT ON DATABASE {name} IS '{MARKER}'"
         else:
             mark = f"CREATE PROCEDURE {name}.{PROCEDURE}() COMMENT '{MARKER}' DO 0"
         try:
-            await admin.execute(mark)
+            await server.execute(mark)
         except BaseException:
-            await admin.execute(f"DROP DATABASE {name}")
+            await server.execute(f"DROP DATABASE {name}")
             raise
 
 
-async def drop(url: DatabaseURL, options: dict[str, Any]) -> None:
+async def drop(url: DatabaseURL, options: dict[str, Any], *, admin: Queries | None = None) -> None:
     """Drop a database that we have made, if it is there.
 
     Raises:
         UnsafeDatabaseError: It does not bear our marker.
         DatabaseError: The server refuses.
     """
-    if not await exists(url, options):
+    if not await exists(url, options, admin=admin):
         return
-    if not await is_ours(url, options):
+    if not await is_ours(url, options, admin=admin):
         raise UnsafeDatabaseError(
             f"the database {url.database!r} is not dropped: fastdb.testing has not made it; "
             "drop it by hand if it is one for tests, or use it as it is with use_existing=True"
@@ -176,5 +201,5 @@ async def drop(url: DatabaseURL, options: dict[str, Any]) -> None:
         return
     # Connections of a test that was killed may still be open.
     force = " WITH (FORCE)" if url.dialect == "postgresql" else ""
-    async with _admin(url, options, _servers_own(url)) as admin:
-        await admin.execute(f"DROP DATABASE {_quoted(url)}{force}")
+    async with _administered(url, options, admin) as server:
+        await server.execute(f"DROP DATABASE {_quoted(url)}{force}")

@@ -168,7 +168,7 @@ class Workshop:
             SetUpError: It cannot be dropped.
         """
         with _told("drop a database of the tests"):
-            self._host.call(databases.drop(url, {}))
+            self._host.call(self._server.drop_url(url))
 
     async def _ensure_template(self) -> None:
         with _told("make the template of databases for tests"):

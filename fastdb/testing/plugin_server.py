@@ -15,6 +15,7 @@ from fastdb.testing import databases
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from fastdb.queries import Queries
     from fastdb.url import DatabaseURL
 
 __all__ = ["Names", "Server", "SetUpError", "until"]
@@ -155,14 +156,22 @@ class Server(ABC):
     async def finish_template(self, making: str, name: str) -> None:
         """Let what was made as `making` be the template `name`."""
 
+    def admin(self) -> Queries | None:
+        """Return what is connected to the server already, if anything is."""
+        return None
+
+    @abstractmethod
     async def clone(self, template: str, name: str) -> None:
         """Make a database as the template is."""
-        await databases.create(self.url_of(name), {}, template=self.url_of(template))
 
     async def create(self, name: str) -> None:
         """Make an empty database."""
-        await databases.create(self.url_of(name), {})
+        await databases.create(self.url_of(name), {}, admin=self.admin())
 
     async def drop(self, name: str) -> None:
         """Drop a database of ours, if it is there."""
-        await databases.drop(self.url_of(name), {})
+        await self.drop_url(self.url_of(name))
+
+    async def drop_url(self, url: DatabaseURL) -> None:
+        """Drop the database of a URL, if it is there and ours."""
+        await databases.drop(url, {}, admin=self.admin())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastdb.exceptions import Error
 from fastdb.testing import databases
@@ -10,6 +10,8 @@ from fastdb.testing.plugin_mysql import copy_database
 from fastdb.testing.plugin_server import Names, Server, until
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from fastdb.connection import Connection
     from fastdb.database import Database
     from fastdb.url import DatabaseURL
@@ -40,6 +42,10 @@ class ServerWithLocks(Server):
         assert self._admin is not None
         self._connection = None
         await self._admin.disconnect(0)
+
+    def admin(self) -> Connection:
+        """Return the connection that holds the locks."""
+        return self.held()
 
     def held(self) -> Connection:
         """Return the connection that holds the locks."""
@@ -77,24 +83,24 @@ class PostgreSQL(ServerWithLocks):
         """Let nobody connect to it, who would keep it from being copied, and rename it."""
         made, wanted = (databases._quoted(self.url_of(each)) for each in (making, name))
         await self.held().execute(f"ALTER DATABASE {made} ALLOW_CONNECTIONS false")
-        await self._unused(making, f"ALTER DATABASE {made} RENAME TO {wanted}")
+        sql = f"ALTER DATABASE {made} RENAME TO {wanted}"
+        await self._unused(making, lambda: self.held().execute(sql))
 
     async def clone(self, template: str, name: str) -> None:
         """Make a database from the template, whoever is connected to that."""
-        source, target = (databases._quoted(self.url_of(each)) for each in (template, name))
-        await self._unused(template, f"CREATE DATABASE {target} TEMPLATE {source}")
-        try:
-            await self.held().execute(f"COMMENT ON DATABASE {target} IS '{databases.MARKER}'")
-        except BaseException:
-            await self.held().execute(f"DROP DATABASE {target}")
-            raise
+        source, target = self.url_of(template), self.url_of(name)
 
-    async def _unused(self, name: str, sql: str) -> None:
-        """Run what a database of ours must not be in use for; end connections that use it."""
+        async def copy() -> None:
+            await databases.create(target, {}, template=source, admin=self.held())
+
+        await self._unused(template, copy)
+
+    async def _unused(self, name: str, step: Callable[[], Awaitable[Any]]) -> None:
+        """Do what a database of ours must not be in use for; end connections that use it."""
 
         async def attempt() -> bool:
             try:
-                await self.held().execute(sql)
+                await step()
             except Error as error:
                 if getattr(error, "sqlstate", None) != "55006":  # object_in_use
                     raise

@@ -96,6 +96,10 @@ class SQLite(Server):
         path = self.path_of(name)
         return path.is_file() and _is_marked(path)
 
+    async def clone(self, template: str, name: str) -> None:
+        """Copy the file."""
+        await databases.create(self.url_of(name), {}, template=self.url_of(template))
+
     async def finish_template(self, making: str, name: str) -> None:
         """Put all of it into the one file, and rename that."""
         path = self.path_of(making)

@@ -10,8 +10,8 @@ import pytest
 
 import fastdb
 from tests.databases import dialect_of, drop_databases
-from tests.spare import Spare
 from tests.testing.people import INSERT, names
+from tests.testing.spare import Spare
 
 
 @pytest.fixture

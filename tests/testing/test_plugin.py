@@ -13,7 +13,7 @@ import pytest
 from fastdb.testing.plugin import Workshop
 from fastdb.testing.plugin_schema import Schema
 from tests.databases import ServerDatabase, Session, drop_databases
-from tests.spare import Spare
+from tests.testing.spare import Spare
 
 pytest_plugins = ["pytester"]
 

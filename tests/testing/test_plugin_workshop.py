@@ -21,7 +21,7 @@ from fastdb.testing import plugin
 from fastdb.testing.plugin import FillError, SetUpError, Workshop
 from fastdb.testing.plugin_schema import Schema
 from fastdb.testing.plugin_server import Names
-from tests.spare import Spare
+from tests.testing.spare import Spare
 
 
 def make_metadata(size: int = 50) -> sa.MetaData:
