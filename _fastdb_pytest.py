@@ -36,6 +36,19 @@ if TYPE_CHECKING:
 __all__: list[str] = []
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Let fastdb be imported as ever.
+
+    Pytest compiles each package anew whose distribution has a plugin, for the sake of asserts in
+    it. That would take its time with each change, and CPython 3.11 cannot do it while another
+    thread does.
+    """
+    marked = getattr(early_config.pluginmanager.rewrite_hook, "_must_rewrite", None)
+    if isinstance(marked, set):
+        marked.discard("fastdb")
+
+
 @pytest.fixture(scope="session")
 def fastdb_metadata() -> sqlalchemy.MetaData | None:
     """Return the MetaData whose tables the databases of tests have; override it in conftest.py.

@@ -1,4 +1,8 @@
-"""Async databases for latency-sensitive services: PostgreSQL, MySQL, MariaDB and SQLite."""
+"""Async databases for latency-sensitive services: PostgreSQL, MySQL, MariaDB and SQLite.
+
+Pytest takes a package that has a plugin for tests, and warns where it was imported before; it need
+not: PYTEST_DONT_REWRITE.
+"""
 
 from fastdb import core, interfaces
 from fastdb._speedups import COMPILED, Record

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import weakref
 from typing import TYPE_CHECKING
 
@@ -107,10 +106,11 @@ async def _guard(pool: Pool) -> None:
     """Wait until the loop ends, as `asyncio.run` ends it: by cancelling all tasks."""
     try:
         await pool.loop.create_future()
-    finally:
+    except asyncio.CancelledError:
         if not pool._closing:
             # Who still has a connection has left the test, or is to be cut.
             await pool.close(0 if pool.stats().leased else CLOSE_SECONDS)
+        raise
 
 
 def _close_on(loop: asyncio.AbstractEventLoop, pool: Pool, guard: asyncio.Task[None]) -> None:
@@ -118,14 +118,10 @@ def _close_on(loop: asyncio.AbstractEventLoop, pool: Pool, guard: asyncio.Task[N
         guard.cancel()
         await asyncio.wait([guard])
 
+    if not loop.is_running():
+        loop.run_until_complete(close())
+        return
     try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        if not loop.is_running():
-            loop.run_until_complete(close())
-            return
-        closing = asyncio.run_coroutine_threadsafe(close(), loop)
-        with contextlib.suppress(TimeoutError):
-            closing.result(CLOSE_SECONDS)
-            return
-    pool.abandon()
+        asyncio.run_coroutine_threadsafe(close(), loop).result(CLOSE_SECONDS)
+    except TimeoutError:
+        pool.abandon()

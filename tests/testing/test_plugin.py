@@ -313,6 +313,30 @@ def test_it_is_silent_where_it_is_not_used(pytester: pytest.Pytester) -> None:
     assert not str(result.stderr)
 
 
+def test_fastdb_is_imported_as_ever(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import fastdb.database
+
+        def test_no_asserts_are_rewritten():
+            assert type(fastdb.database.__spec__.loader).__name__ != "AssertionRewritingHook"
+        """
+    )
+    pytester.runpytest_subprocess("-p", "no:randomly").assert_outcomes(passed=1)
+
+
+def test_a_program_may_import_fastdb_before_it_runs_pytest(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("def test_nothing():\n    pass\n")
+    program = (
+        "import fastdb, pytest; raise SystemExit(pytest.main(['-W', 'error', '-p', 'no:cov']))"
+    )
+    others = ["-pno:asyncio", "-pno:randomly", "-pno:benchmark", "-pno:hypothesispytest"]
+    path = pytester.makepyfile(program=program.replace("'no:cov'", f"'no:cov', *{others}"))
+    result = pytester.runpython(path)
+    result.assert_outcomes(passed=1)
+    assert result.ret == 0
+
+
 # -- the fixtures, under each plugin for async tests
 
 
