@@ -122,8 +122,7 @@ class CountedQueries:
             self._database.query_cache = self._cache
 
     def _note(self, plan: QueryPlan) -> None:
-        # What a shared sandbox asks at a commit is none of the application's queries.
-        if "$fastdb$" in plan.sql or transaction_control(plan.sql, self._database._lexical()):
+        if transaction_control(plan.sql, self._database._lexical()):
             return
         for counter in self._counters:
             counter.queries.append(plan.sql)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from fastdb.exceptions import Error
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MySQL", "PostgreSQL"]
 
-#: What a template on MySQL bears beside the marker, once it is whole.
+#: What a template on MySQL bears beside the marker, once it is whole; with the time in its comment.
 WHOLE = "fastdb_testing_whole"
 
 
@@ -129,14 +130,17 @@ class MySQL(ServerWithLocks):
         await self.held().fetch_val(query, {"name": self.names.lock(name)})
 
     async def listed(self) -> list[str]:
-        """Return the names of our databases, in the order in which they were made."""
-        return await self._bearing(databases.PROCEDURE)
+        """Return the names of our databases, the templates in the order in which they were made."""
+        whole = await self._bearing(WHOLE)
+        return [
+            name for name in await self._bearing(databases.PROCEDURE) if name not in whole
+        ] + whole
 
     async def _bearing(self, procedure: str) -> list[str]:
         query = """
             SELECT routine_schema FROM information_schema.routines
             WHERE routine_name = :procedure
-            AND left(routine_schema, char_length(:prefix)) = :prefix ORDER BY created
+            AND left(routine_schema, char_length(:prefix)) = :prefix ORDER BY routine_comment
         """
         values = {"prefix": self.names.prefix, "procedure": procedure}
         return [record[0] for record in await self.held().fetch_all(query, values)]
@@ -152,8 +156,9 @@ class MySQL(ServerWithLocks):
     async def finish_template(self, making: str, name: str) -> None:
         """Mark it as whole."""
         database = databases._quoted(self.url_of(name))
+        # The server's own time of making is one of whole seconds.
         await self.held().execute(
-            f"CREATE PROCEDURE {database}.{WHOLE}() COMMENT '{databases.MARKER}' DO 0"
+            f"CREATE PROCEDURE {database}.{WHOLE}() COMMENT '{time.time_ns():020}' DO 0"
         )
 
     async def clone(self, template: str, name: str) -> None:
