@@ -102,11 +102,10 @@ class _Copying:
             {"source": self._from, "table": table},
         )
         names = ", ".join(_name(column.name) for column in columns)
-        if names:
-            await self._connection.execute(
-                f"INSERT INTO {_name(table)} ({names}) "
-                f"SELECT {names} FROM {self._source}.{_name(table)}"
-            )
+        await self._connection.execute(
+            f"INSERT INTO {_name(table)} ({names}) "
+            f"SELECT {names} FROM {self._source}.{_name(table)}"
+        )
 
     async def routines(self, without: set[str]) -> None:
         """Copy functions and procedures."""

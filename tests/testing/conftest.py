@@ -41,6 +41,16 @@ def spare(database_url: str, tmp_path: Path) -> Iterator[Spare]:
     if dialect_of(database_url) == "sqlite":
         yield Spare(f"sqlite:///{tmp_path / 'app.db'}")
         return
+    yield from beside(database_url)
+
+
+@pytest.fixture
+def mysql_spare(mysql_url: str) -> Iterator[Spare]:
+    """Provide a name on MySQL alone."""
+    yield from beside(mysql_url)
+
+
+def beside(url: str) -> Iterator[Spare]:
     name = f"plugin_{secrets.token_hex(4)}"
-    yield Spare(f"{database_url.rpartition('/')[0]}/{name}")
-    drop_databases(database_url.replace("+asyncmy", ""), name)
+    yield Spare(f"{url.rpartition('/')[0]}/{name}")
+    drop_databases(url.replace("+asyncmy", ""), name)

@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 import fastdb
-from fastdb.testing import plugin
+from fastdb.testing import plugin, plugin_server
 from fastdb.testing.plugin import FillError, SetUpError, Workshop
 from fastdb.testing.plugin_schema import Schema
 from fastdb.testing.plugin_server import Names
@@ -55,6 +55,15 @@ def rows(url: Any) -> int:
 
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, use()).result()
+
+
+def make_by_hand(spare: Spare, name: str) -> None:
+    """Make a database, as nobody of us does, on a server; of SQLite, a file beside the others."""
+    if spare.dialect == "sqlite":
+        Path(spare.url.removeprefix("sqlite:///")).with_name(f"{name}.db").touch()
+        return
+    with spare.session() as session:
+        session.run(f"CREATE DATABASE {name}")
 
 
 def counting(metadata: sa.MetaData) -> list[Any]:
@@ -120,13 +129,7 @@ def test_runs_at_the_same_time_leave_each_other_alone(spare: Spare, tmp_path: Pa
 
 def test_nobody_elses_database_is_dropped(spare: Spare, tmp_path: Path) -> None:
     name = f"{spare.name}_fastdb_main_0123abcd"
-    if spare.dialect == "sqlite":
-        connection = sqlite3.connect(tmp_path / f"{name}.db")
-        connection.execute("CREATE TABLE mine (a)")
-        connection.close()
-    else:
-        with spare.session() as session:
-            session.run(f"CREATE DATABASE {name}")
+    make_by_hand(spare, name)
     with opened(spare.url, tmp_path) as workshop:
         workshop.drop(workshop.clone())
         with pytest.raises(SetUpError, match="has not made it"):
@@ -170,6 +173,45 @@ def test_a_template_that_somebody_is_connected_to(spare: Spare, tmp_path: Path) 
         assert rows(url) == 1
         workshop.drop(url)
         connection.close()
+
+
+def test_a_lock_that_nobody_gives_back_is_told(
+    spare: Spare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plugin_server, "WAIT_SECONDS", 0.01)
+    with opened(spare.url, tmp_path) as workshop:
+        assert workshop._host.call(workshop._server.lock("all"))
+        told = "another run's making of a database for tests has not ended within 0.01 s"
+        with pytest.raises(SetUpError, match=told), opened(spare.url, tmp_path):
+            pass
+
+
+def test_a_clone_of_a_name_that_is_taken(spare: Spare, tmp_path: Path) -> None:
+    with opened(spare.url, tmp_path) as workshop:
+        workshop.template()
+        make_by_hand(spare, workshop._server.names.own())
+        with pytest.raises(
+            SetUpError, match=r"cannot make a database for tests: .*(exists|already)"
+        ):
+            workshop.clone()
+    assert len(spare.databases()) == 2
+
+
+def test_a_copy_that_fails_leaves_nothing(mysql_spare: Spare, tmp_path: Path) -> None:
+    metadata = make_metadata()
+
+    @sa.event.listens_for(metadata, "after_create")
+    def break_it(target: Any, connection: Any, **options: Any) -> None:
+        connection.execute(sa.text("CREATE TABLE gone (a integer)"))
+        connection.execute(sa.text("CREATE VIEW broken AS SELECT a FROM gone"))
+        connection.execute(sa.text("DROP TABLE gone"))
+
+    with (
+        opened(mysql_spare.url, tmp_path, metadata) as workshop,
+        pytest.raises(SetUpError, match="gone"),
+    ):
+        workshop.clone()
+    assert len(mysql_spare.templates()) == 1
 
 
 def test_a_folder_that_is_not_writable_is_told(tmp_path: Path) -> None:
