@@ -43,6 +43,7 @@ MAY_IMPORT = {
     "lease turns url",
     "testing": "connection database drivers.base drivers.sqlite exceptions options queries "
     "sql_text testing transaction turns url",
+    "testing.migrations": "database migrations testing url",
     "migrations": "connection database exceptions migrations url",
     "core": "connection database transaction url",
     "interfaces": "_speedups",

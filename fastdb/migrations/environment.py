@@ -38,10 +38,14 @@ class Run(NamedTuple):
     Attributes:
         url: Of the database that it is for, whatever env.py names.
         joins: Whether it takes place in a transaction of the user's.
+        stands_for: Which of several databases in env.py it is, where that is not said by `url`.
+        metadata: The models, instead of those of env.py.
     """
 
     url: DatabaseURL
-    joins: bool
+    joins: bool = False
+    stands_for: DatabaseURL | None = None
+    metadata: Any = None
 
 
 def run_env(
@@ -88,7 +92,7 @@ def run_env(
         _configure_logging(config)
     targets = _targets(url, target_metadata, configure_options)
     if run is not None:
-        targets = [_target_of(run.url, targets)]
+        targets = [_target_of(run, targets)]
     if context.is_offline_mode():
         for target in targets:
             write_sql(target)
@@ -121,17 +125,19 @@ def _targets(url: Any, metadata: Any, options: dict[str, Any]) -> list[Target]:
     return [Target(name, one, metadata, options) for name, one in url.items()]
 
 
-def _target_of(url: DatabaseURL, targets: list[Target]) -> Target:
+def _target_of(run: Run, targets: list[Target]) -> Target:
     """Return the target that a database of the application's is."""
-    if len(targets) == 1:
-        return targets[0]._replace(url=url)
-    found = [target for target in targets if _address(target.address()) == _address(url)]
-    if len(found) != 1:
-        raise MigrationError(
-            f"{url!r} is none of the databases in env.py: "
-            f"{', '.join(f'{target.name!r} ({target.address()!r})' for target in targets)}"
-        )
-    return found[0]
+    found = targets
+    if len(targets) > 1:
+        url = run.stands_for or run.url
+        found = [target for target in targets if _address(target.address()) == _address(url)]
+        if len(found) != 1:
+            raise MigrationError(
+                f"{url!r} is none of the databases in env.py: "
+                f"{', '.join(f'{target.name!r} ({target.address()!r})' for target in targets)}"
+            )
+    target = found[0]._replace(url=run.url)
+    return target if run.metadata is None else target._replace(metadata=run.metadata)
 
 
 def _address(url: DatabaseURL) -> tuple[Any, ...]:
