@@ -17,6 +17,7 @@ from fastdb.migrations.environment import Run
 from fastdb.migrations.errors import MigrationError, named
 from fastdb.migrations.locks import alone_in_process
 from fastdb.migrations.safety import is_joining, run_safely
+from fastdb.url_text import driver_dialect
 
 if TYPE_CHECKING:
     import sqlalchemy
@@ -66,7 +67,8 @@ async def run_command(
             with named():
                 return function(config)
 
-        return await run_safely(connection, database.url.dialect, work, reads=reads, alone=True)
+        dialect = driver_dialect(database.url.dialect)
+        return await run_safely(connection, dialect, work, reads=reads, alone=True)
 
 
 async def upgrade(

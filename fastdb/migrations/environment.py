@@ -19,6 +19,7 @@ from fastdb.migrations.errors import MigrationError
 from fastdb.migrations.run import Target, migrate, write_sql
 from fastdb.migrations.safety import run_safely
 from fastdb.url import DatabaseURL
+from fastdb.url_text import driver_dialect
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -141,7 +142,7 @@ def _target_of(run: Run, targets: list[Target]) -> Target:
 
 
 def _address(url: DatabaseURL) -> tuple[Any, ...]:
-    return url.dialect, url.hostname, url.port, url.database
+    return driver_dialect(url.dialect), url.hostname, url.port, url.database
 
 
 def _migrate_over(given: Any, target: Target, run: Run | None) -> None:
@@ -203,7 +204,7 @@ async def _migrate_own(target: Target) -> None:
         database.connection() as connection,
     ):
         work = partial(migrate, target=target, ours=True)
-        await run_safely(connection, url.dialect, work, reads=reads)
+        await run_safely(connection, driver_dialect(url.dialect), work, reads=reads)
 
 
 def _in_greenlet() -> bool:

@@ -14,6 +14,7 @@ from sqlalchemy import event
 
 from fastdb.migrations.errors import FailedMigrationError, MigrationError
 from fastdb.url import DatabaseURL
+from fastdb.url_text import driver_dialect
 
 if TYPE_CHECKING:
     from alembic.runtime.migration import MigrationContext
@@ -74,7 +75,7 @@ def write_sql(target: Target) -> None:
     """Write the migrations as SQL: to standard output, or where Alembic was told to."""
     from alembic import context
 
-    dialect = target.address().dialect
+    dialect = driver_dialect(target.address().dialect)
     options = target.configure_options(dialect)
     if dialect == "sqlite":
         options.setdefault("transactional_ddl", True)

@@ -16,6 +16,7 @@ from urllib.parse import unquote
 from fastdb.database import Database
 from fastdb.drivers.sqlite import SQLiteDriver
 from fastdb.exceptions import Error, OptionError
+from fastdb.url_text import driver_dialect
 
 if TYPE_CHECKING:
     from fastdb.url import DatabaseURL
@@ -33,7 +34,7 @@ class UnsafeDatabaseError(Error):
 
 
 def _quoted(url: DatabaseURL) -> str:
-    mark = "`" if url.dialect == "mysql" else '"'
+    mark = "`" if driver_dialect(url.dialect) == "mysql" else '"'
     return mark + url.database.replace(mark, mark * 2) + mark
 
 
@@ -52,7 +53,7 @@ def _admin(url: DatabaseURL, options: dict[str, Any], name: str) -> Database:
 
 def _servers_own(url: DatabaseURL) -> str:
     """Return the name of the database that one connects to in order to make others."""
-    return "postgres" if url.dialect == "postgresql" else ""
+    return "postgres" if driver_dialect(url.dialect) == "postgresql" else ""
 
 
 def is_memory(database: Database) -> bool:
@@ -78,10 +79,10 @@ async def exists(url: DatabaseURL, options: dict[str, Any]) -> bool:
     Raises:
         ConnectionFailedError: The server cannot be reached.
     """
-    if url.dialect == "sqlite":
+    if driver_dialect(url.dialect) == "sqlite":
         database = Database(url, **options)
         return is_memory(database) or _path(database).exists()
-    if url.dialect == "postgresql":
+    if driver_dialect(url.dialect) == "postgresql":
         query = "SELECT count(*) FROM pg_catalog.pg_database WHERE datname = :name"
     else:
         query = "SELECT count(*) FROM information_schema.schemata WHERE schema_name = :name"
@@ -91,10 +92,10 @@ async def exists(url: DatabaseURL, options: dict[str, Any]) -> bool:
 
 async def is_ours(url: DatabaseURL, options: dict[str, Any]) -> bool:
     """Return whether the database, which exists, bears our marker."""
-    if url.dialect == "sqlite":
+    if driver_dialect(url.dialect) == "sqlite":
         async with _admin(url, options, url.database) as database:
             return bool(await database.fetch_val("PRAGMA application_id") == APPLICATION_ID)
-    if url.dialect == "postgresql":
+    if driver_dialect(url.dialect) == "postgresql":
         query = (
             "SELECT count(*) FROM pg_catalog.pg_database "
             "WHERE datname = :name AND shobj_description(oid, 'pg_database') = :marker"
@@ -104,7 +105,7 @@ async def is_ours(url: DatabaseURL, options: dict[str, Any]) -> bool:
             "SELECT count(*) FROM information_schema.routines "
             "WHERE routine_schema = :name AND routine_name = :marker"
         )
-    marker = MARKER if url.dialect == "postgresql" else PROCEDURE
+    marker = MARKER if driver_dialect(url.dialect) == "postgresql" else PROCEDURE
     async with _admin(url, options, _servers_own(url)) as admin:
         return bool(await admin.fetch_val(query, {"name": url.database, "marker": marker}))
 
@@ -115,7 +116,7 @@ async def create(url: DatabaseURL, options: dict[str, Any]) -> None:
     Raises:
         DatabaseError: There is one already, or the role must not make any.
     """
-    if url.dialect == "sqlite":
+    if driver_dialect(url.dialect) == "sqlite":
         path = _path(Database(url, **options))
         if path.exists():
             raise OptionError(f"there is a file {str(path)!r} already")
@@ -124,9 +125,9 @@ async def create(url: DatabaseURL, options: dict[str, Any]) -> None:
         return
     name = _quoted(url)
     async with _admin(url, options, _servers_own(url)) as admin:
-        charset = " CHARACTER SET utf8mb4" if url.dialect == "mysql" else ""
+        charset = " CHARACTER SET utf8mb4" if driver_dialect(url.dialect) == "mysql" else ""
         await admin.execute(f"CREATE DATABASE {name}{charset}")
-        if url.dialect == "postgresql":
+        if driver_dialect(url.dialect) == "postgresql":
             mark = f"COMMENT ON DATABASE {name} IS '{MARKER}'"
         else:
             mark = f"CREATE PROCEDURE {name}.{PROCEDURE}() COMMENT '{MARKER}' DO 0"
@@ -151,7 +152,7 @@ async def drop(url: DatabaseURL, options: dict[str, Any]) -> None:
             f"the database {url.database!r} is not dropped: fastdb.testing has not made it; "
             "drop it by hand if it is one for tests, or use it as it is with use_existing=True"
         )
-    if url.dialect == "sqlite":
+    if driver_dialect(url.dialect) == "sqlite":
         database = Database(url, **options)
         if not is_memory(database):
             path = _path(database)
@@ -160,6 +161,6 @@ async def drop(url: DatabaseURL, options: dict[str, Any]) -> None:
                     os.unlink(f"{path}{ending}")
         return
     # Connections of a test that was killed may still be open.
-    force = " WITH (FORCE)" if url.dialect == "postgresql" else ""
+    force = " WITH (FORCE)" if driver_dialect(url.dialect) == "postgresql" else ""
     async with _admin(url, options, _servers_own(url)) as admin:
         await admin.execute(f"DROP DATABASE {_quoted(url)}{force}")

@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from fastdb.url_text import driver_dialect
+
 if TYPE_CHECKING:
     from fastdb.database import Database
 
@@ -166,7 +168,7 @@ async def _read(database: Database, queries: dict[str, str]) -> set[str]:
 
 async def read_schema(database: Database) -> frozenset[str]:
     """Return all that stands in a database but rows, one line for each thing."""
-    dialect = database.url.dialect
+    dialect = driver_dialect(database.url.dialect)
     if dialect == "postgresql":
         queries = {kind: _SCHEMAS + _own(query) for kind, query in _POSTGRESQL.items()}
         return frozenset(await _read(database, queries))
@@ -212,7 +214,7 @@ async def _tables(database: Database, kinds: str) -> list[str]:
 
 async def row_counts(database: Database) -> frozenset[str]:
     """Return how many rows each table has, one line for each."""
-    dialect = database.url.dialect
+    dialect = driver_dialect(database.url.dialect)
     if dialect == "mysql":
         names = await _tables(database, "'BASE TABLE', 'SYSTEM VERSIONED'")
         tables = [f"`{name.replace('`', '``')}`" for name in names]

@@ -70,6 +70,21 @@ async def test_a_percent_sign_in_the_password(project: Project, postgresql_url: 
     assert "notes" in await tables(postgresql_url)
 
 
+async def test_dialects_have_other_names(server_url: str, notes_project: Project) -> None:
+    names = {"postgresql": "postgres", "mysql": "mariadb"}
+    dialect, _, rest = server_url.partition(":")
+    url = f"{names[dialect]}:{rest}"
+    told = notes_project.run("alembic", "upgrade", "head", "--sql", url=url).stdout
+    assert "CREATE TABLE notes" in told
+    notes_project.run("alembic", "upgrade", "a1", url=url)
+    async with fastdb.Database(url) as database:
+        where: Any = {"directory": notes_project.directory}
+        await fastdb.migrations.upgrade(database, **where)
+        assert await fastdb.migrations.is_current(database, **where)
+        assert "CREATE TABLE notes" in await fastdb.migrations.sql(database, **where)
+    assert await tables(server_url) == ["alembic_version", "notes"]
+
+
 async def test_no_second_driver_is_imported(database_url: str, notes_project: Project) -> None:
     env = notes_project.directory / "env.py"
     env.write_text(

@@ -316,3 +316,12 @@ def test_an_unreachable_server_is_told(project: Project) -> None:
     assert failed == {*NAMES} - {"test_migrations_have_a_single_head"}
     assert "ConnectionFailedError" in told
     assert "secret" not in told
+
+
+def test_dialects_have_other_names(server_url: str, project: Project) -> None:
+    project.add_notes()
+    names = {"postgresql": "postgres", "mysql": "mariadb"}
+    dialect = dialect_of(server_url)
+    failed, told = run(project, server_url.replace(dialect, names[dialect], 1))
+    assert not failed, told
+    assert databases(server_url) == []
