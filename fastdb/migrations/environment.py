@@ -151,9 +151,6 @@ def _migrate_over(given: Any, target: Target, run: Run | None) -> None:
 
     if isinstance(given, sqlalchemy.Connection):
         migrate(given, target, ours=run is not None, joins=run is not None and run.joins)
-    elif isinstance(given, sqlalchemy.Engine):
-        with given.connect() as connection:
-            migrate(connection, target)
     elif isinstance(given, AsyncEngine):
         _complete(partial(_migrate_engine, given, target))
     elif isinstance(given, AsyncConnection):
@@ -163,6 +160,15 @@ def _migrate_over(given: Any, target: Target, run: Run | None) -> None:
                 "`await connection.run_sync(...)` and give what that hands over"
             )
         migrate(given.sync_connection, target)  # type: ignore[arg-type]
+    elif isinstance(given, Database):
+        raise MigrationError(
+            "a fastdb.Database is no connection of Alembic's; migrate it with "
+            "`await fastdb.migrations.upgrade(database)`"
+        )
+    elif callable(getattr(given, "connect", None)):
+        # An Engine, or what stands for one, as that of pytest-alembic around an open connection.
+        with given.connect() as connection:
+            migrate(connection, target)
     else:
         raise MigrationError(
             'config.attributes["connection"] takes a Connection, Engine or AsyncEngine of '
