@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Final
 from alembic import command
 from alembic.config import CommandLine, Config
 
+from fastdb.exceptions import ConnectionFailedError, InterfaceError
 from fastdb.migrations.configuration import DIRECTORY, has_location
 from fastdb.migrations.errors import MigrationError, named
 
@@ -26,6 +28,7 @@ class MigrationsCommandLine(CommandLine):
         """Run one command; tell an error with what to do about it."""
         try:
             with named():
+                _check_files(options)
                 if not has_location(config):
                     if not (Path(DIRECTORY) / "env.py").is_file():
                         raise MigrationError(
@@ -39,10 +42,19 @@ class MigrationsCommandLine(CommandLine):
                     *[getattr(options, name, None) for name in positional],
                     **{name: getattr(options, name, None) for name in keywords},
                 )
-        except MigrationError as error:
+        except (MigrationError, ConnectionFailedError, InterfaceError) as error:
+            # Where they come from is no matter; what a migration itself raises keeps its traceback.
             if getattr(options, "raiseerr", False):
                 raise
             sys.exit(f"FAILED: {error}")
+
+
+def _check_files(options: argparse.Namespace) -> None:
+    """Refuse a configuration that is named and missing, where Alembic goes on without."""
+    given = getattr(options, "config", None) or os.environ.get("ALEMBIC_CONFIG") or []
+    for name in [given] if isinstance(given, str) else given:
+        if name != "alembic.ini" and not Path(name).is_file():
+            raise MigrationError(f"there is no file {name!r} in {str(Path.cwd())!r}")
 
 
 def init(arguments: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 from fastdb.database import Database
 from fastdb.drivers.sqlite import SQLiteDriver
-from fastdb.exceptions import Error, OptionError
+from fastdb.exceptions import DatabaseError, Error, OptionError, ProgrammingError
 from fastdb.url_text import driver_dialect
 
 if TYPE_CHECKING:
@@ -126,7 +126,17 @@ async def create(url: DatabaseURL, options: dict[str, Any]) -> None:
     name = _quoted(url)
     async with _admin(url, options, _servers_own(url)) as admin:
         charset = " CHARACTER SET utf8mb4" if driver_dialect(url.dialect) == "mysql" else ""
-        await admin.execute(f"CREATE DATABASE {name}{charset}")
+        try:
+            await admin.execute(f"CREATE DATABASE {name}{charset}")
+        except DatabaseError as error:
+            # insufficient_privilege; ER_DBACCESS_DENIED_ERROR
+            if getattr(error, "sqlstate", None) != "42501" and getattr(error, "errno", 0) != 1044:
+                raise
+            raise ProgrammingError(
+                f"the role {url.username!r} must not make the database {url.database!r}: {error}; "
+                "let it do that (ALTER ROLE ... CREATEDB on PostgreSQL, GRANT ALL ON "
+                "`test\\_%`.* on MySQL), or use a database that is there with use_existing=True"
+            ) from error
         if driver_dialect(url.dialect) == "postgresql":
             mark = f"COMMENT ON DATABASE {name} IS '{MARKER}'"
         else:

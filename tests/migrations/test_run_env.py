@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 import fastdb
 from fastdb.migrations import MigrationError
+from tests.databases import dialect_of
 from tests.migrations.conftest import Project
 
 
@@ -73,8 +74,8 @@ async def test_a_percent_sign_in_the_password(project: Project, postgresql_url: 
 
 async def test_dialects_have_other_names(server_url: str, notes_project: Project) -> None:
     names = {"postgresql": "postgres", "mysql": "mariadb"}
-    dialect, _, rest = server_url.partition(":")
-    url = f"{names[dialect]}:{rest}"
+    dialect = dialect_of(server_url)
+    url = server_url.replace(dialect, names[dialect], 1)
     told = notes_project.run("alembic", "upgrade", "head", "--sql", url=url).stdout
     assert "CREATE TABLE notes" in told
     notes_project.run("alembic", "upgrade", "a1", url=url)

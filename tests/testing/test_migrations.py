@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import re
+import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
-import fastdb
+import fastdb.testing.migrations
 from tests.databases import Session, dialect_of
 from tests.migrations.conftest import NOTES, Project
 
@@ -27,6 +32,7 @@ def fastdb_migrations():
 def fastdb_metadata():
     return None
 """
+Run = Callable[..., tuple[set[str], str]]
 NAMES = (
     "test_a_downgrade_leaves_no_trace",
     "test_a_failing_migration_leaves_nothing",
@@ -49,8 +55,8 @@ def project(tmp_path: Path) -> Project:
     return project
 
 
-def run(project: Project, url: str, *options: str) -> tuple[set[str], str]:
-    """Run the project's tests; return the names of those that fail, and what is told."""
+def run_pytest(project: Project, url: str, *options: str) -> tuple[set[str], str]:
+    """Run the project's tests by pytest; return the names of those that fail, and what is told."""
     done = project.run(
         "pytest", "-q", "-rA", "-p", "no:cacheprovider", *(options or PLAIN), url=url, status=None
     )
@@ -60,6 +66,33 @@ def run(project: Project, url: str, *options: str) -> tuple[set[str], str]:
     results = {name: outcome for outcome, name in outcomes}
     assert sorted(results) == list(NAMES), told
     return {name for name, outcome in results.items() if outcome == "FAILED"}, told
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Provide the project's tests without a pytest of their own, which takes longer than they."""
+
+    def run(project: Project, url: str, **fixtures: Any) -> tuple[set[str], str]:
+        monkeypatch.setenv("TEST_URL", url)
+        monkeypatch.chdir(project.root)
+        values = {
+            "fastdb_url": url,
+            "fastdb_migrations": "migrations",
+            "fastdb_metadata": None,
+            "tmp_path": tmp_path,
+            **fixtures,
+        }
+        told = {}
+        for name in NAMES:
+            test = getattr(fastdb.testing.migrations, name)
+            wanted = inspect.signature(test).parameters
+            try:
+                test(**{name: values[name] for name in wanted})
+            except (Exception, pytest.fail.Exception) as error:
+                told[name] = "".join(traceback.format_exception(error))
+        return set(told), "\n".join(told.values())
+
+    return run
 
 
 def databases(url: str) -> list[str]:
@@ -74,8 +107,6 @@ def databases(url: str) -> list[str]:
 
 
 def tables(url: str) -> list[str]:
-    import sqlalchemy as sa
-
     async def read() -> list[str]:
         async with fastdb.Database(url) as database:
             return await database.run_sync(lambda c: sa.inspect(c).get_table_names())
@@ -85,7 +116,7 @@ def tables(url: str) -> list[str]:
 
 def test_a_project_as_it_should_be_passes(database_url: str, project: Project) -> None:
     project.add_notes()
-    failed, told = run(project, database_url)
+    failed, told = run_pytest(project, database_url)
     assert not failed, told
     assert databases(database_url) == []
     if dialect_of(database_url) == "sqlite":
@@ -105,10 +136,10 @@ def test_a_project_as_it_should_be_passes(database_url: str, project: Project) -
     ids=["asyncio-auto", "asyncio-strict", "anyio", "xdist"],
 )
 def test_it_runs_under_every_plugin(
-    options: tuple[str, ...], postgresql_url: str, project: Project
+    options: tuple[str, ...], sqlite_url: str, project: Project
 ) -> None:
     project.add_notes()
-    failed, told = run(project, postgresql_url, *options)
+    failed, told = run_pytest(project, sqlite_url, *options)
     assert not failed, told
 
 
@@ -121,11 +152,11 @@ def test_it_runs_beside_tests_of_a_running_loop(sqlite_url: str, project: Projec
         "async def on_a_loop():\n"
         "    yield asyncio.get_running_loop()\n"
     )
-    failed, told = run(project, sqlite_url, "--asyncio-mode=auto", *SCOPE)
+    failed, told = run_pytest(project, sqlite_url, "--asyncio-mode=auto", *SCOPE)
     assert not failed, told
 
 
-def test_two_heads_fail(database_url: str, project: Project) -> None:
+def test_two_heads_fail(database_url: str, project: Project, run: Run) -> None:
     project.add_notes()
     project.add("c3", "pass", after="a1")
     failed, told = run(project, database_url)
@@ -135,7 +166,7 @@ def test_two_heads_fail(database_url: str, project: Project) -> None:
     assert "test_migrations_upgrade_from_nothing" not in failed
 
 
-def test_a_migration_that_does_not_run_fails(database_url: str, project: Project) -> None:
+def test_a_migration_that_does_not_run_fails(database_url: str, project: Project, run: Run) -> None:
     project.add_notes()
     project.add("c3", "op.drop_table('nowhere')", after="b2")
     failed, told = run(project, database_url)
@@ -144,7 +175,9 @@ def test_a_migration_that_does_not_run_fails(database_url: str, project: Project
     assert databases(database_url) == []
 
 
-def test_a_downgrade_that_forgets_a_table_fails(database_url: str, project: Project) -> None:
+def test_a_downgrade_that_forgets_a_table_fails(
+    database_url: str, project: Project, run: Run
+) -> None:
     project.add_notes()
     project.add("c3", "op.create_table('forgotten', sa.Column('id', sa.Integer))", after="b2")
     failed, told = run(project, database_url)
@@ -158,7 +191,7 @@ def test_a_downgrade_that_forgets_a_table_fails(database_url: str, project: Proj
 
 
 def test_a_downgrade_that_forgets_what_can_be_repeated_fails(
-    database_url: str, project: Project
+    database_url: str, project: Project, run: Run
 ) -> None:
     project.add_notes()
     project.add("c3", "op.execute('CREATE OR REPLACE VIEW seen AS SELECT 1 AS one')", after="b2")
@@ -170,7 +203,7 @@ def test_a_downgrade_that_forgets_what_can_be_repeated_fails(
     assert "the downgrade of 'c3' leaves view seen" in told
 
 
-def test_models_that_differ_fail(database_url: str, project: Project) -> None:
+def test_models_that_differ_fail(database_url: str, project: Project, run: Run) -> None:
     project.add("a1", NOTES, DROP_NOTES)
     failed, told = run(project, database_url)
     assert failed == {"test_models_and_migrations_agree"}
@@ -179,21 +212,18 @@ def test_models_that_differ_fail(database_url: str, project: Project) -> None:
 
 
 def test_models_of_the_fixture_take_the_place_of_the_environments(
-    sqlite_url: str, project: Project
+    sqlite_url: str, project: Project, run: Run
 ) -> None:
     project.add("a1", NOTES, DROP_NOTES)
-    conftest = CONFTEST.replace(
-        "return None",
-        "import sqlalchemy as sa\n    metadata = sa.MetaData()\n"
-        "    sa.Table('notes', metadata, sa.Column('id', sa.Integer, primary_key=True))\n"
-        "    return metadata",
-    )
-    (project.root / "conftest.py").write_text(conftest)
-    failed, told = run(project, sqlite_url)
+    metadata = sa.MetaData()
+    sa.Table("notes", metadata, sa.Column("id", sa.Integer, primary_key=True))
+    failed, told = run(project, sqlite_url, fastdb_metadata=metadata)
     assert not failed, told
 
 
-def test_a_migration_that_commits_on_its_way_fails(postgresql_url: str, project: Project) -> None:
+def test_a_migration_that_commits_on_its_way_fails(
+    postgresql_url: str, project: Project, run: Run
+) -> None:
     project.add_notes()
     project.add(
         "c3",
@@ -210,7 +240,7 @@ def test_a_migration_that_commits_on_its_way_fails(postgresql_url: str, project:
 
 
 def test_a_migration_that_commits_and_can_be_repeated_passes(
-    postgresql_url: str, project: Project
+    postgresql_url: str, project: Project, run: Run
 ) -> None:
     project.add_notes()
     project.add(
@@ -229,7 +259,9 @@ def test_a_migration_that_commits_and_can_be_repeated_passes(
     assert not failed, told
 
 
-def test_rows_that_are_committed_on_the_way_fail(server_url: str, project: Project) -> None:
+def test_rows_that_are_committed_on_the_way_fail(
+    server_url: str, project: Project, run: Run
+) -> None:
     project.add_notes()
     insert = "op.execute(\"INSERT INTO notes (text) VALUES ('a')\")"
     if dialect_of(server_url) == "mysql":
@@ -241,7 +273,9 @@ def test_rows_that_are_committed_on_the_way_fail(server_url: str, project: Proje
     assert "a second run leaves 2 rows in" in told
 
 
-def test_a_migration_without_a_way_back_is_passed_over(database_url: str, project: Project) -> None:
+def test_a_migration_without_a_way_back_is_passed_over(
+    database_url: str, project: Project, run: Run
+) -> None:
     project.add_notes()
     project.add("c3", "op.execute('DELETE FROM notes')", "raise NotImplementedError", after="b2")
     project.add("d4", "pass", after="c3")
@@ -249,7 +283,7 @@ def test_a_migration_without_a_way_back_is_passed_over(database_url: str, projec
     assert not failed, told
 
 
-def test_branches_and_dependencies(database_url: str, project: Project) -> None:
+def test_branches_and_dependencies(database_url: str, project: Project, run: Run) -> None:
     """Migrations run in their order, each once, whatever follows or needs whatever."""
     project.add_notes()
     made = "op.create_table('{0}', sa.Column('id', sa.Integer))"
@@ -273,7 +307,7 @@ def change(project: Project, revision: str, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def test_one_of_several_databases(database_url: str, project: Project) -> None:
+def test_one_of_several_databases(database_url: str, project: Project, run: Run) -> None:
     project.add_notes()
     env = project.directory / "env.py"
     env.write_text(
@@ -291,34 +325,34 @@ def test_one_of_several_databases(database_url: str, project: Project) -> None:
     assert not (project.root / "two.db").exists()
 
 
-def test_what_is_missing_is_told(sqlite_url: str, project: Project) -> None:
+def test_what_is_missing_is_told(sqlite_url: str, project: Project, run: Run) -> None:
     failed, told = run(project, "")
     assert failed == {*NAMES} - {"test_migrations_have_a_single_head"}
     assert "set FASTDB_TEST_URL, or override the session fixture fastdb_url" in told
-    (project.root / "conftest.py").write_text(CONFTEST.replace('"migrations"', '"elsewhere"'))
-    failed, told = run(project, sqlite_url)
+    failed, told = run(project, sqlite_url, fastdb_migrations="elsewhere")
     assert failed == {*NAMES}
     assert "no folder of migrations 'elsewhere'" in told
     assert "override the session fixture fastdb_migrations" in told
 
 
-def test_the_defaults_are_those_of_the_commands(sqlite_url: str, project: Project) -> None:
+def test_the_defaults_are_those_of_the_commands(
+    sqlite_url: str, project: Project, run: Run
+) -> None:
     project.add_notes()
-    for value in ("None", '"alembic.ini"'):
-        (project.root / "conftest.py").write_text(CONFTEST.replace('"migrations"', value))
-        failed, told = run(project, sqlite_url)
+    for value in (None, "alembic.ini"):
+        failed, told = run(project, sqlite_url, fastdb_migrations=value)
         assert not failed, told
 
 
 def test_an_unreachable_server_is_told(project: Project) -> None:
     project.add_notes()
-    failed, told = run(project, "postgresql://u:secret@127.0.0.1:1/x")
+    failed, told = run_pytest(project, "postgresql://u:secret@127.0.0.1:1/x")
     assert failed == {*NAMES} - {"test_migrations_have_a_single_head"}
     assert "ConnectionFailedError" in told
     assert "secret" not in told
 
 
-def test_dialects_have_other_names(server_url: str, project: Project) -> None:
+def test_dialects_have_other_names(server_url: str, project: Project, run: Run) -> None:
     project.add_notes()
     names = {"postgresql": "postgres", "mysql": "mariadb"}
     dialect = dialect_of(server_url)
