@@ -99,13 +99,14 @@ async def test_a_rollback_takes_it_back(
             assert is_whole(database)
 
 
+@pytest.mark.parametrize("shared", [False, True], ids=["own", "shared"])
 async def test_a_sandbox_takes_it_back(
-    server_url: str, sqlite_url: str, notes_project: Project
+    server_url: str, sqlite_url: str, notes_project: Project, shared: bool
 ) -> None:
     where: Any = {"directory": notes_project.directory}
     for url in (sqlite_url, server_url):
         database = fastdb.Database(url)
-        async with Sandbox(database):
+        async with Sandbox(database, shared=shared):
             if dialect_of(url) == "mysql":
                 with pytest.raises(MigrationError, match="outside of transactions"):
                     await migrations.upgrade(database, **where)
@@ -125,15 +126,16 @@ async def test_a_sandbox_takes_it_back(
             assert is_whole(database)
 
 
+@pytest.mark.parametrize("shared", [False, True], ids=["own", "shared"])
 async def test_autocommit_blocks_are_refused_in_a_sandbox(
-    postgresql_url: str, project: Project
+    postgresql_url: str, project: Project, shared: bool
 ) -> None:
     project.add(
         "a1",
         f"{NOTES}\n    with op.get_context().autocommit_block():\n        op.execute('SELECT 1')",
     )
     database = fastdb.Database(postgresql_url)
-    async with Sandbox(database):
+    async with Sandbox(database, shared=shared):
         with pytest.raises(MigrationError, match=r"autocommit_block\(\) would commit"):
             await migrations.upgrade(database, directory=project.directory)
         assert await tables(database) == []
