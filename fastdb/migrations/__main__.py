@@ -28,15 +28,20 @@ class MigrationsCommandLine(CommandLine):
         """Run one command; tell an error with what to do about it."""
         try:
             with named():
-                _check_files(options)
-                if not has_location(config):
+                function, positional, keywords = options.cmd
+                if function is command.init and options.template == "generic":
+                    init([options.directory, "-c", str(config.config_file_name)])
+                    return
+                needs_folder = function not in (command.init, command.list_templates)
+                if needs_folder:
+                    _check_files(options)
+                if needs_folder and not has_location(config):
                     if not (Path(DIRECTORY) / "env.py").is_file():
                         raise MigrationError(
                             f"there is neither an alembic.ini nor a folder {DIRECTORY!r} in "
                             f"{str(Path.cwd())!r}; `{PROGRAM} init` makes them"
                         )
                     config.set_main_option("script_location", DIRECTORY)
-                function, positional, keywords = options.cmd
                 function(
                     config,
                     *[getattr(options, name, None) for name in positional],

@@ -242,6 +242,17 @@ async def test_an_env_of_alembics_own_is_refused(template: str, notes_project: P
         assert await tables(database) == []
 
 
+async def test_an_env_that_takes_its_engine_from_elsewhere_is_refused(project: Project) -> None:
+    (project.directory / "env.py").write_text(
+        "from alembic import context\nfrom elsewhere import get_engine\n"
+        "with get_engine().connect() as connection:\n"
+        "    context.configure(connection=connection)\n"
+    )
+    async with fastdb.Database("sqlite://") as database:
+        with pytest.raises(MigrationError, match="import run_env"):
+            await migrations.upgrade(database, directory=project.directory)
+
+
 async def test_a_database_that_is_not_connected_is_told(notes_project: Project) -> None:
     with pytest.raises(fastdb.NotConnectedError, match="connect"):
         await migrations.upgrade(fastdb.Database("sqlite://"), directory=notes_project.directory)

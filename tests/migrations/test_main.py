@@ -50,6 +50,16 @@ def test_init_and_what_follows(project: Project, database_url: str) -> None:
     assert env.read_text() == before
 
 
+def test_init_takes_what_alembics_takes(project: Project) -> None:
+    clear(project)
+    assert "generic" in project.run(MODULE, "list_templates").stdout
+    project.run(MODULE, "-c", "other.ini", "init", "made")
+    assert "/made" in (project.root / "other.ini").read_text()
+    assert "run_env" in (project.root / "made" / "env.py").read_text()
+    project.run(MODULE, "-c", "third.ini", "init", "-t", "async", "theirs")
+    assert "async_engine_from_config" in (project.root / "theirs" / "env.py").read_text()
+
+
 def test_init_leaves_an_alembic_ini_alone(project: Project) -> None:
     before = (project.root / "alembic.ini").read_text()
     told = project.run(MODULE, "init", "elsewhere").stdout

@@ -148,6 +148,11 @@ def test_an_async_engine_without_a_loop(notes_project: Project, sqlite_url: str)
     assert "notes" in asyncio.run(tables(sqlite_url))
 
 
+def test_a_database_of_fastdbs_is_no_connection_of_alembics(notes_project: Project) -> None:
+    with pytest.raises(MigrationError, match=r"`await fastdb\.migrations\.upgrade\(database\)`"):
+        command.upgrade(configuration(notes_project, fastdb.Database("sqlite://")), "head")
+
+
 def test_what_cannot_be_used_as_a_connection_is_told(notes_project: Project) -> None:
     with pytest.raises(MigrationError, match="takes a Connection, Engine or AsyncEngine"):
         command.upgrade(configuration(notes_project, "sqlite://"), "head")
@@ -170,6 +175,31 @@ async def test_several_databases(project: Project, tmp_path: Path) -> None:
     script = project.run("alembic", "upgrade", "head", "--sql").stdout
     assert script.index("-- Database one") < script.index("CREATE TABLE of_one")
     assert script.index("CREATE TABLE of_one") < script.index("-- Database two")
+
+
+async def test_migrations_of_several_databases_are_generated(
+    project: Project, database_url: str, tmp_path: Path
+) -> None:
+    urls = {"my-app": f"sqlite:///{tmp_path / 'one.db'}", "two": database_url}
+    (project.directory / "env.py").write_text(
+        "import sqlalchemy as sa\nfrom fastdb.migrations import run_env\n"
+        "app, two = sa.MetaData(), sa.MetaData()\n"
+        "sa.Table('users', app, sa.Column('id', sa.Integer, primary_key=True))\n"
+        "sa.Table('visits', two, sa.Column('id', sa.Integer, primary_key=True))\n"
+        f"run_env({urls!r}, target_metadata={{'my-app': app, 'two': two}})\n"
+    )
+    project.run("alembic", "revision", "--autogenerate", "-m", "first")
+    project.run("alembic", "upgrade", "head")
+    project.run("alembic", "check")
+    assert await tables(urls["my-app"]) == ["alembic_version", "users"]
+    assert await tables(database_url) == ["alembic_version", "visits"]
+    project.run("alembic", "revision", "-m", "by hand", "--rev-id", "b2")
+    done = project.run("alembic", "upgrade", "head", status=255)
+    assert "upgrade() of migration 'b2' does not ask which" in done.stdout + done.stderr
+    done = project.run("alembic", "upgrade", "head", "--sql", status=255)
+    assert "upgrade() of migration 'b2' does not ask which" in done.stdout + done.stderr
+    project.run("alembic", "downgrade", "base")
+    assert await tables(urls["my-app"]) == await tables(database_url) == ["alembic_version"]
 
 
 async def test_one_of_several_databases(project: Project, tmp_path: Path) -> None:
