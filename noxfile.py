@@ -160,8 +160,9 @@ def core_requirements(*extras: str) -> list[str]:
     for extra in extras:
         found += project["optional-dependencies"][extra]
     tools = nox.project.dependency_groups(PYPROJECT, "test")
-    # These two are there for few interpreters, and the core's tests do without them.
-    return found + [name for name in tools if not name.startswith(("uvloop", "pytest-cov"))]
+    # These are there for few interpreters, and the core's tests do without them.
+    few = ("psycopg", "pytest-cov", "uvloop")
+    return found + [name for name in tools if not name.startswith(few)]
 
 
 @nox.session

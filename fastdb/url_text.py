@@ -17,6 +17,9 @@ Hosts = list[tuple[str, int | None]]
 #: its ``options`` too, and are none that a driver has to know.
 URL_OPTIONS = frozenset({"host", "password", "port", "unix_sock", "user", "username"})
 
+#: Dialects that have two names in URLs -> the one that drivers know them by.
+_DIALECTS = {"mariadb": "mysql", "postgres": "postgresql"}
+
 MASK = "********"
 # `re` compiles those that few URLs need when they are first used, and keeps them.
 _SECRET = r"(?i)passw(or)?d|pwd|secret|token"
@@ -33,6 +36,11 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 # Left as they are in a database's name; "@" and "?" would be taken for something else.
 PATH_SAFE = "/:~!$&'()*+,;=\\"
+
+
+def driver_dialect(dialect: str) -> str:
+    """Return the dialect of a URL as its driver names it: ``postgresql`` for ``postgres``."""
+    return _DIALECTS.get(dialect, dialect)
 
 
 def refuse_text(text: str) -> NoReturn:

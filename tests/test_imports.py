@@ -45,6 +45,7 @@ MAY_IMPORT = {
     "sql_text testing transaction turns url",
     "testing.plugin": "connection database drivers.base exceptions migrations pool sql_text "
     "testing url",
+    "testing.migrations": "database migrations testing url",
     "migrations": "connection database exceptions migrations url",
     "core": "connection database transaction url",
     "interfaces": "_speedups",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Final
 from alembic import command
 from alembic.config import CommandLine, Config
 
+from fastdb.exceptions import ConnectionFailedError, InterfaceError
 from fastdb.migrations.configuration import DIRECTORY, has_location
 from fastdb.migrations.errors import MigrationError, named
 
@@ -26,23 +28,38 @@ class MigrationsCommandLine(CommandLine):
         """Run one command; tell an error with what to do about it."""
         try:
             with named():
-                if not has_location(config):
+                function, positional, keywords = options.cmd
+                if function is command.init and options.template == "generic":
+                    init([options.directory, "-c", str(config.config_file_name)])
+                    return
+                needs_folder = function not in (command.init, command.list_templates)
+                if needs_folder:
+                    _check_files(options)
+                if needs_folder and not has_location(config):
                     if not (Path(DIRECTORY) / "env.py").is_file():
                         raise MigrationError(
                             f"there is neither an alembic.ini nor a folder {DIRECTORY!r} in "
                             f"{str(Path.cwd())!r}; `{PROGRAM} init` makes them"
                         )
                     config.set_main_option("script_location", DIRECTORY)
-                function, positional, keywords = options.cmd
                 function(
                     config,
                     *[getattr(options, name, None) for name in positional],
                     **{name: getattr(options, name, None) for name in keywords},
                 )
-        except MigrationError as error:
+        except (MigrationError, ConnectionFailedError, InterfaceError) as error:
+            # Where they come from is no matter; what a migration itself raises keeps its traceback.
             if getattr(options, "raiseerr", False):
                 raise
             sys.exit(f"FAILED: {error}")
+
+
+def _check_files(options: argparse.Namespace) -> None:
+    """Refuse a configuration that is named and missing, where Alembic goes on without."""
+    given = getattr(options, "config", None) or os.environ.get("ALEMBIC_CONFIG") or []
+    for name in [given] if isinstance(given, str) else given:
+        if name != "alembic.ini" and not Path(name).is_file():
+            raise MigrationError(f"there is no file {name!r} in {str(Path.cwd())!r}")
 
 
 def init(arguments: Sequence[str]) -> None:

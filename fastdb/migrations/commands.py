@@ -17,6 +17,7 @@ from fastdb.migrations.environment import Run
 from fastdb.migrations.errors import MigrationError, named
 from fastdb.migrations.locks import alone_in_process
 from fastdb.migrations.safety import is_joining, run_safely
+from fastdb.url_text import driver_dialect
 
 if TYPE_CHECKING:
     import sqlalchemy
@@ -40,25 +41,34 @@ T = TypeVar("T")
 Where = str | Path | None
 
 
-async def _run(
+async def run_command(
     database: Database,
     function: Callable[[Config], T],
     config: Config,
     *,
     reads: bool = False,
 ) -> T:
-    """Run one of Alembic's commands over a connection of `database`."""
+    """Run one of Alembic's commands over a connection of `database`.
+
+    Args:
+        database: A connected Database.
+        function: Runs the project's env.py.
+        config: Ours, of :func:`fastdb.migrations.configuration.find`.
+        reads: Whether nothing is changed; then nothing is locked.
+    """
     script_directory(config)
     async with database.connection() as connection:
         joins = is_joining(connection)
 
         def work(synchronous: sqlalchemy.Connection) -> T:
             config.attributes["connection"] = synchronous
-            config.attributes[ATTRIBUTE] = Run(database.url, joins)
+            run = config.attributes.get(ATTRIBUTE, Run(database.url))
+            config.attributes[ATTRIBUTE] = run._replace(url=database.url, joins=joins)
             with named():
                 return function(config)
 
-        return await run_safely(connection, database.url.dialect, work, reads=reads, alone=True)
+        dialect = driver_dialect(database.url.dialect)
+        return await run_safely(connection, dialect, work, reads=reads, alone=True)
 
 
 async def upgrade(
@@ -86,7 +96,7 @@ async def upgrade(
             Elsewhere the migration's own error passes, and nothing stays.
     """
     found = find(directory, config)
-    await _run(database, partial(command.upgrade, revision=revision), found)
+    await run_command(database, partial(command.upgrade, revision=revision), found)
 
 
 async def downgrade(
@@ -98,7 +108,7 @@ async def downgrade(
 ) -> None:
     """Migrate the database down to a revision, ``base`` or ``-1``; else as :func:`upgrade`."""
     found = find(directory, config)
-    await _run(database, partial(command.downgrade, revision=revision), found)
+    await run_command(database, partial(command.downgrade, revision=revision), found)
 
 
 async def stamp(
@@ -122,7 +132,7 @@ async def stamp(
         MigrationError: There are no migrations, or no such revision.
     """
     found = find(directory, config)
-    await _run(database, partial(command.stamp, revision=revision, purge=purge), found)
+    await run_command(database, partial(command.stamp, revision=revision, purge=purge), found)
 
 
 def _read_current(config: Config) -> tuple[str, ...]:
@@ -146,7 +156,7 @@ async def current(
     config: Config | Where = None,
 ) -> tuple[str, ...]:
     """Return the revisions that the database is at: usually one, none before the first upgrade."""
-    return await _run(database, _read_current, find(directory, config), reads=True)
+    return await run_command(database, _read_current, find(directory, config), reads=True)
 
 
 async def heads(
@@ -215,7 +225,7 @@ async def revision(
             raise MigrationError("env.py has let no migration be made")
         return Path(made.path)
 
-    return await _run(database, write, find(directory, config))
+    return await run_command(database, write, find(directory, config))
 
 
 async def check(
@@ -230,7 +240,7 @@ async def check(
         SchemaDiffersError: They differ.
         MigrationError: The database is behind the migrations.
     """
-    await _run(database, command.check, find(directory, config))
+    await run_command(database, command.check, find(directory, config))
 
 
 async def sql(
@@ -254,7 +264,7 @@ async def sql(
     """
     found = find(directory, config)
     script = script_directory(found)
-    found.attributes[ATTRIBUTE] = Run(database.url, joins=False)
+    found.attributes[ATTRIBUTE] = Run(database.url)
     async with alone_in_process(joins=False):
         with named():
             function = command.downgrade if _goes_down(script, revisions) else command.upgrade

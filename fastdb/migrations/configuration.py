@@ -85,9 +85,8 @@ def check_environment(script: ScriptDirectory) -> None:
             f"there is no {str(path)!r}; `python -m fastdb.migrations init` makes a folder with one"
         )
     text = path.read_text(encoding="utf-8")
-    if re.search(r"engine_from_config|create_(async_)?engine", text) and not re.search(
-        r"run_env|attributes", text
-    ):
+    opens = r"engine_from_config|create_(async_)?engine|context\.configure\(|\.connect\("
+    if re.search(opens, text) and not re.search(r"run_env|attributes", text):
         raise MigrationError(
             f"{str(path)!r} opens a connection of its own and would ignore the database that is "
             "given here; let it be `from fastdb.migrations import run_env` and "

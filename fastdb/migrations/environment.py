@@ -19,6 +19,7 @@ from fastdb.migrations.errors import MigrationError
 from fastdb.migrations.run import Target, migrate, write_sql
 from fastdb.migrations.safety import run_safely
 from fastdb.url import DatabaseURL
+from fastdb.url_text import driver_dialect
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -38,10 +39,14 @@ class Run(NamedTuple):
     Attributes:
         url: Of the database that it is for, whatever env.py names.
         joins: Whether it takes place in a transaction of the user's.
+        stands_for: Which of several databases in env.py it is, where that is not said by `url`.
+        metadata: The models, instead of those of env.py.
     """
 
     url: DatabaseURL
-    joins: bool
+    joins: bool = False
+    stands_for: DatabaseURL | None = None
+    metadata: Any = None
 
 
 def run_env(
@@ -88,7 +93,7 @@ def run_env(
         _configure_logging(config)
     targets = _targets(url, target_metadata, configure_options)
     if run is not None:
-        targets = [_target_of(run.url, targets)]
+        targets = [_target_of(run, targets)]
     if context.is_offline_mode():
         for target in targets:
             write_sql(target)
@@ -121,21 +126,23 @@ def _targets(url: Any, metadata: Any, options: dict[str, Any]) -> list[Target]:
     return [Target(name, one, metadata, options) for name, one in url.items()]
 
 
-def _target_of(url: DatabaseURL, targets: list[Target]) -> Target:
+def _target_of(run: Run, targets: list[Target]) -> Target:
     """Return the target that a database of the application's is."""
-    if len(targets) == 1:
-        return targets[0]._replace(url=url)
-    found = [target for target in targets if _address(target.address()) == _address(url)]
-    if len(found) != 1:
-        raise MigrationError(
-            f"{url!r} is none of the databases in env.py: "
-            f"{', '.join(f'{target.name!r} ({target.address()!r})' for target in targets)}"
-        )
-    return found[0]
+    found = targets
+    if len(targets) > 1:
+        url = run.stands_for or run.url
+        found = [target for target in targets if _address(target.address()) == _address(url)]
+        if len(found) != 1:
+            raise MigrationError(
+                f"{url!r} is none of the databases in env.py: "
+                f"{', '.join(f'{target.name!r} ({target.address()!r})' for target in targets)}"
+            )
+    target = found[0]._replace(url=run.url)
+    return target if run.metadata is None else target._replace(metadata=run.metadata)
 
 
 def _address(url: DatabaseURL) -> tuple[Any, ...]:
-    return url.dialect, url.hostname, url.port, url.database
+    return driver_dialect(url.dialect), url.hostname, url.port, url.database
 
 
 def _migrate_over(given: Any, target: Target, run: Run | None) -> None:
@@ -144,9 +151,6 @@ def _migrate_over(given: Any, target: Target, run: Run | None) -> None:
 
     if isinstance(given, sqlalchemy.Connection):
         migrate(given, target, ours=run is not None, joins=run is not None and run.joins)
-    elif isinstance(given, sqlalchemy.Engine):
-        with given.connect() as connection:
-            migrate(connection, target)
     elif isinstance(given, AsyncEngine):
         _complete(partial(_migrate_engine, given, target))
     elif isinstance(given, AsyncConnection):
@@ -156,6 +160,15 @@ def _migrate_over(given: Any, target: Target, run: Run | None) -> None:
                 "`await connection.run_sync(...)` and give what that hands over"
             )
         migrate(given.sync_connection, target)  # type: ignore[arg-type]
+    elif isinstance(given, Database):
+        raise MigrationError(
+            "a fastdb.Database is no connection of Alembic's; migrate it with "
+            "`await fastdb.migrations.upgrade(database)`"
+        )
+    elif callable(getattr(given, "connect", None)):
+        # An Engine, or what stands for one, as that of pytest-alembic around an open connection.
+        with given.connect() as connection:
+            migrate(connection, target)
     else:
         raise MigrationError(
             'config.attributes["connection"] takes a Connection, Engine or AsyncEngine of '
@@ -197,7 +210,7 @@ async def _migrate_own(target: Target) -> None:
         database.connection() as connection,
     ):
         work = partial(migrate, target=target, ours=True)
-        await run_safely(connection, url.dialect, work, reads=reads)
+        await run_safely(connection, driver_dialect(url.dialect), work, reads=reads)
 
 
 def _in_greenlet() -> bool:

@@ -59,6 +59,11 @@ _WAYS_OUT: Final = (
         r"multiple head|branch",
         "bring them together with `merge heads`, or name 'heads' to take them all",
     ),
+    (
+        r"didn't produce",
+        "there are fewer that way from where the database is: `current` tells where, and "
+        "`history` lists them all",
+    ),
     (r"not up to date", "run `upgrade head` first"),
     (
         r"script_location|path doesn't exist",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import re
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from sqlalchemy import event
 
 from fastdb.migrations.errors import FailedMigrationError, MigrationError
 from fastdb.url import DatabaseURL
+from fastdb.url_text import driver_dialect
 
 if TYPE_CHECKING:
     from alembic.runtime.migration import MigrationContext
@@ -74,7 +76,7 @@ def write_sql(target: Target) -> None:
     """Write the migrations as SQL: to standard output, or where Alembic was told to."""
     from alembic import context
 
-    dialect = target.address().dialect
+    dialect = driver_dialect(target.address().dialect)
     options = target.configure_options(dialect)
     if dialect == "sqlite":
         options.setdefault("transactional_ddl", True)
@@ -83,6 +85,7 @@ def write_sql(target: Target) -> None:
     context.configure(dialect_name=dialect, **options)
     if target.name is not None:
         context.static_output(f"-- Database {target.name}")
+        _check_arguments(context.get_context())
     with context.begin_transaction():
         context.run_migrations(**target.run_options())
 
@@ -114,6 +117,8 @@ def migrate(
         options.setdefault("transactional_ddl", True)  # fastdb begins before DDL, unlike sqlite3
     context.configure(connection=connection, **options)
     migration = context.get_context()
+    if target.name is not None:
+        _check_arguments(migration)
     if ours and (joins or dialect == "sqlite"):
         _refuse_autocommit(migration, joins=joins)
     with progress.watched(guard_drops=joins and dialect == "sqlite"):
@@ -142,6 +147,26 @@ def _refuse_autocommit(migration: MigrationContext, *, joins: bool) -> None:
         raise MigrationError(message)
 
     setattr(migration, "autocommit_block", refuse)  # noqa: B010
+
+
+def _check_arguments(migration: MigrationContext) -> None:
+    """Refuse migrations that do not ask which of several databases they are for."""
+    attribute = "_migrations_fn"
+    found = getattr(migration, attribute)
+
+    def steps(heads: Any, context: Any) -> Iterator[Any]:
+        for step in found(heads, context):
+            try:
+                inspect.signature(step.migration_fn).bind(engine_name="")
+            except TypeError as error:
+                name = step.migration_fn.__name__
+                raise MigrationError(
+                    f"{name}() of migration {step.revision.revision!r} does not ask which of the "
+                    f"databases in env.py it is for; let it be `def {name}(engine_name)`"
+                ) from error
+            yield step
+
+    setattr(migration, attribute, steps)
 
 
 class Progress:

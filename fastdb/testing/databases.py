@@ -16,7 +16,8 @@ from urllib.parse import unquote
 
 from fastdb.database import Database
 from fastdb.drivers.sqlite import SQLiteDriver
-from fastdb.exceptions import Error, OptionError
+from fastdb.exceptions import DatabaseError, Error, OptionError, ProgrammingError
+from fastdb.url_text import driver_dialect
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -37,7 +38,7 @@ class UnsafeDatabaseError(Error):
 
 
 def _quoted(url: DatabaseURL) -> str:
-    mark = "`" if url.dialect == "mysql" else '"'
+    mark = "`" if driver_dialect(url.dialect) == "mysql" else '"'
     return mark + url.database.replace(mark, mark * 2) + mark
 
 
@@ -56,7 +57,7 @@ def _admin(url: DatabaseURL, options: dict[str, Any], name: str) -> Database:
 
 def _servers_own(url: DatabaseURL) -> str:
     """Return the name of the database that one connects to in order to make others."""
-    return "postgres" if url.dialect == "postgresql" else ""
+    return "postgres" if driver_dialect(url.dialect) == "postgresql" else ""
 
 
 @asynccontextmanager
@@ -97,10 +98,10 @@ async def exists(
     Raises:
         ConnectionFailedError: The server cannot be reached.
     """
-    if url.dialect == "sqlite":
+    if driver_dialect(url.dialect) == "sqlite":
         database = Database(url, **options)
         return is_memory(database) or _path(database).exists()
-    if url.dialect == "postgresql":
+    if driver_dialect(url.dialect) == "postgresql":
         query = "SELECT count(*) FROM pg_catalog.pg_database WHERE datname = :name"
     else:
         query = "SELECT count(*) FROM information_schema.schemata WHERE schema_name = :name"
@@ -112,10 +113,10 @@ async def is_ours(
     url: DatabaseURL, options: dict[str, Any], *, admin: Queries | None = None
 ) -> bool:
     """Return whether the database, which exists, bears our marker."""
-    if url.dialect == "sqlite":
+    if driver_dialect(url.dialect) == "sqlite":
         async with _admin(url, options, url.database) as database:
             return bool(await database.fetch_val("PRAGMA application_id") == APPLICATION_ID)
-    if url.dialect == "postgresql":
+    if driver_dialect(url.dialect) == "postgresql":
         query = (
             "SELECT count(*) FROM pg_catalog.pg_database "
             "WHERE datname = :name AND shobj_description(oid, 'pg_database') = :marker"
@@ -125,7 +126,7 @@ async def is_ours(
             "SELECT count(*) FROM information_schema.routines "
             "WHERE routine_schema = :name AND routine_name = :marker"
         )
-    marker = MARKER if url.dialect == "postgresql" else PROCEDURE
+    marker = MARKER if driver_dialect(url.dialect) == "postgresql" else PROCEDURE
     async with _administered(url, options, admin) as server:
         return bool(await server.fetch_val(query, {"name": url.database, "marker": marker}))
 
@@ -149,7 +150,7 @@ async def create(
     Raises:
         DatabaseError: There is one already, or the role must not make any.
     """
-    if url.dialect == "sqlite":
+    if driver_dialect(url.dialect) == "sqlite":
         path = _path(Database(url, **options))
         if path.exists():
             raise OptionError(f"there is a file {str(path)!r} already")
@@ -162,11 +163,21 @@ async def create(
         return
     name = _quoted(url)
     async with _administered(url, options, admin) as server:
-        kind = " CHARACTER SET utf8mb4" if url.dialect == "mysql" else ""
+        kind = " CHARACTER SET utf8mb4" if driver_dialect(url.dialect) == "mysql" else ""
         if template is not None:
             kind = f" TEMPLATE {_quoted(template)}"
-        await server.execute(f"CREATE DATABASE {name}{kind}")
-        if url.dialect == "postgresql":
+        try:
+            await server.execute(f"CREATE DATABASE {name}{kind}")
+        except DatabaseError as error:
+            # insufficient_privilege; ER_DBACCESS_DENIED_ERROR
+            if getattr(error, "sqlstate", None) != "42501" and getattr(error, "errno", 0) != 1044:
+                raise
+            raise ProgrammingError(
+                f"the role {url.username!r} must not make the database {url.database!r}: {error}; "
+                "let it do that (ALTER ROLE ... CREATEDB on PostgreSQL, GRANT ALL ON "
+                "`test\\_%`.* on MySQL), or use a database that is there with use_existing=True"
+            ) from error
+        if driver_dialect(url.dialect) == "postgresql":
             mark = f"COMMENT ON DATABASE {name} IS '{MARKER}'"
         else:
             mark = f"CREATE PROCEDURE {name}.{PROCEDURE}() COMMENT '{MARKER}' DO 0"
@@ -191,7 +202,7 @@ async def drop(url: DatabaseURL, options: dict[str, Any], *, admin: Queries | No
             f"the database {url.database!r} is not dropped: fastdb.testing has not made it; "
             "drop it by hand if it is one for tests, or use it as it is with use_existing=True"
         )
-    if url.dialect == "sqlite":
+    if driver_dialect(url.dialect) == "sqlite":
         database = Database(url, **options)
         if not is_memory(database):
             path = _path(database)
@@ -200,6 +211,6 @@ async def drop(url: DatabaseURL, options: dict[str, Any], *, admin: Queries | No
                     os.unlink(f"{path}{ending}")
         return
     # Connections of a test that was killed may still be open.
-    force = " WITH (FORCE)" if url.dialect == "postgresql" else ""
+    force = " WITH (FORCE)" if driver_dialect(url.dialect) == "postgresql" else ""
     async with _administered(url, options, admin) as server:
         await server.execute(f"DROP DATABASE {_quoted(url)}{force}")

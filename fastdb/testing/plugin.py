@@ -22,6 +22,7 @@ from fastdb.testing.host import Host
 from fastdb.testing.plugin_schema import Schema
 from fastdb.testing.plugin_server import Names, SetUpError
 from fastdb.url import DatabaseURL
+from fastdb.url_text import driver_dialect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -205,7 +206,7 @@ def _server(url: DatabaseURL, spare_folder: Path) -> Server:
     """Return the server of a URL, which must be one that fastdb knows."""
     described = Database(url)  # refuses what it does not know
     worker, run = os.environ.get("PYTEST_XDIST_WORKER", ""), secrets.token_hex(4)
-    if url.dialect == "sqlite":
+    if driver_dialect(url.dialect) == "sqlite":
         from fastdb.testing.plugin_sqlite import SQLite
 
         if databases.is_memory(described):
@@ -218,7 +219,7 @@ def _server(url: DatabaseURL, spare_folder: Path) -> Server:
         return SQLite(url, Names(path.stem, worker, run), path)
     from fastdb.testing.plugin_servers import MySQL, PostgreSQL
 
-    kind = PostgreSQL if url.dialect == "postgresql" else MySQL
+    kind = PostgreSQL if driver_dialect(url.dialect) == "postgresql" else MySQL
     return kind(url, Names(url.database, worker, run))
 
 

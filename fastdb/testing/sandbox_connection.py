@@ -39,7 +39,7 @@ class SandboxConnection(Connection):
         """Make the connection of `sandbox`, which leases it from the pool of `database`."""
         super().__init__(cast("Services", SandboxServices(sandbox, database)))
         self._sandbox = sandbox
-        self._deferred = DeferredConstraints() if database.url.dialect == "postgresql" else None
+        self._deferred = DeferredConstraints() if database._driver.dialect == "postgresql" else None
 
     @property
     def raw_connection(self) -> Any:

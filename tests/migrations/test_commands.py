@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from alembic.config import Config
 import fastdb
 from fastdb import migrations
 from fastdb.migrations import MigrationError
+from fastdb.testing import Sandbox
+from tests.databases import dialect_of
 from tests.faults.conftest import is_whole
 from tests.migrations.conftest import NOTES, Project
 
@@ -94,6 +97,48 @@ async def test_a_rollback_takes_it_back(
         async with fastdb.Database(url) as database:
             assert await migrations.current(database, **where) == ()
             assert is_whole(database)
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["own", "shared"])
+async def test_a_sandbox_takes_it_back(
+    server_url: str, sqlite_url: str, notes_project: Project, shared: bool
+) -> None:
+    where: Any = {"directory": notes_project.directory}
+    for url in (sqlite_url, server_url):
+        database = fastdb.Database(url)
+        async with Sandbox(database, shared=shared):
+            if dialect_of(url) == "mysql":
+                with pytest.raises(MigrationError, match="outside of transactions"):
+                    await migrations.upgrade(database, **where)
+            else:
+                await migrations.upgrade(database, **where)
+                await migrations.check(database, **where)
+                await database.execute("INSERT INTO notes (id) VALUES (1)")
+                async with database.transaction(force_rollback=True):
+                    await migrations.downgrade(database, "base", **where)
+                    assert await tables(database) == ["alembic_version"]
+                assert await migrations.is_current(database, **where)
+                assert await database.fetch_all("SELECT id FROM notes") == [(1,)]
+                await asyncio.create_task(migrations.downgrade(database, "a1", **where))
+            assert "CREATE TABLE notes" in await migrations.sql(database, **where)
+        async with database:
+            assert await tables(database) == []
+            assert is_whole(database)
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["own", "shared"])
+async def test_autocommit_blocks_are_refused_in_a_sandbox(
+    postgresql_url: str, project: Project, shared: bool
+) -> None:
+    project.add(
+        "a1",
+        f"{NOTES}\n    with op.get_context().autocommit_block():\n        op.execute('SELECT 1')",
+    )
+    database = fastdb.Database(postgresql_url)
+    async with Sandbox(database, shared=shared):
+        with pytest.raises(MigrationError, match=r"autocommit_block\(\) would commit"):
+            await migrations.upgrade(database, directory=project.directory)
+        assert await tables(database) == []
 
 
 async def test_mysql_refuses_to_migrate_in_a_transaction(
@@ -195,6 +240,17 @@ async def test_an_env_of_alembics_own_is_refused(template: str, notes_project: P
         with pytest.raises(MigrationError, match="import run_env"):
             await migrations.upgrade(database, directory=notes_project.directory)
         assert await tables(database) == []
+
+
+async def test_an_env_that_takes_its_engine_from_elsewhere_is_refused(project: Project) -> None:
+    (project.directory / "env.py").write_text(
+        "from alembic import context\nfrom elsewhere import get_engine\n"
+        "with get_engine().connect() as connection:\n"
+        "    context.configure(connection=connection)\n"
+    )
+    async with fastdb.Database("sqlite://") as database:
+        with pytest.raises(MigrationError, match="import run_env"):
+            await migrations.upgrade(database, directory=project.directory)
 
 
 async def test_a_database_that_is_not_connected_is_told(notes_project: Project) -> None:

@@ -50,6 +50,16 @@ def test_init_and_what_follows(project: Project, database_url: str) -> None:
     assert env.read_text() == before
 
 
+def test_init_takes_what_alembics_takes(project: Project) -> None:
+    clear(project)
+    assert "generic" in project.run(MODULE, "list_templates").stdout
+    project.run(MODULE, "-c", "other.ini", "init", "made")
+    assert "/made" in (project.root / "other.ini").read_text()
+    assert "run_env" in (project.root / "made" / "env.py").read_text()
+    project.run(MODULE, "-c", "third.ini", "init", "-t", "async", "theirs")
+    assert "async_engine_from_config" in (project.root / "theirs" / "env.py").read_text()
+
+
 def test_init_leaves_an_alembic_ini_alone(project: Project) -> None:
     before = (project.root / "alembic.ini").read_text()
     told = project.run(MODULE, "init", "elsewhere").stdout
@@ -76,3 +86,32 @@ def test_the_template_is_one_of_alembics(project: Project, tmp_path: Path) -> No
     template = project.run(MODULE, "template").stdout.strip()
     command.init(Config(str(tmp_path / "made.ini")), str(tmp_path / "made"), template=template)
     assert "run_env(" in (tmp_path / "made" / "env.py").read_text()
+
+
+def test_a_configuration_that_is_named_and_missing_is_told(
+    notes_project: Project, sqlite_url: str
+) -> None:
+    for options, more in ((("-c", "x.ini"), ""), ((), "x.ini")):
+        environment = {"ALEMBIC_CONFIG": more} if more else {}
+        done = notes_project.run(
+            MODULE, *options, "upgrade", "head", url=sqlite_url, status=1, **environment
+        )
+        assert "FAILED: there is no file 'x.ini'" in done.stderr
+
+
+def test_what_goes_wrong_is_told_in_one_line(notes_project: Project, sqlite_url: str) -> None:
+    for url, told in (
+        ("postgresql://u:secret@127.0.0.1:1/x", "cannot connect to PostgreSQL at 127.0.0.1:1"),
+        ("oracle://u:secret@h/x", "unknown scheme 'oracle'"),
+        ("nonsense", "does not begin with a scheme"),
+        (f"{sqlite_url}?speed=7", "'speed'"),
+    ):
+        done = notes_project.run(MODULE, "upgrade", "head", url=url, status=1)
+        assert done.stderr.splitlines()[-1].startswith("FAILED: ")
+        assert "Traceback" not in done.stderr
+        assert "secret" not in done.stderr
+        assert told in done.stderr
+    done = notes_project.run(MODULE, "downgrade", "-1", url=sqlite_url, status=1)
+    assert "`current` tells where" in done.stderr
+    done = notes_project.run(MODULE, "--raiseerr", "downgrade", "-1", url=sqlite_url, status=1)
+    assert "Traceback" in done.stderr

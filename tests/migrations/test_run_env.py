@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -14,6 +15,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 import fastdb
 from fastdb.migrations import MigrationError
+from tests.databases import dialect_of
 from tests.migrations.conftest import Project
 
 
@@ -68,6 +70,21 @@ async def test_a_percent_sign_in_the_password(project: Project, postgresql_url: 
     url = fastdb.DatabaseURL(postgresql_url).replace(password="p%s@%(x)s")
     project.run("alembic", "upgrade", "head", url=str(url))
     assert "notes" in await tables(postgresql_url)
+
+
+async def test_dialects_have_other_names(server_url: str, notes_project: Project) -> None:
+    names = {"postgresql": "postgres", "mysql": "mariadb"}
+    dialect = dialect_of(server_url)
+    url = server_url.replace(dialect, names[dialect], 1)
+    told = notes_project.run("alembic", "upgrade", "head", "--sql", url=url).stdout
+    assert "CREATE TABLE notes" in told
+    notes_project.run("alembic", "upgrade", "a1", url=url)
+    async with fastdb.Database(url) as database:
+        where: Any = {"directory": notes_project.directory}
+        await fastdb.migrations.upgrade(database, **where)
+        assert await fastdb.migrations.is_current(database, **where)
+        assert "CREATE TABLE notes" in await fastdb.migrations.sql(database, **where)
+    assert await tables(server_url) == ["alembic_version", "notes"]
 
 
 async def test_no_second_driver_is_imported(database_url: str, notes_project: Project) -> None:
@@ -131,6 +148,11 @@ def test_an_async_engine_without_a_loop(notes_project: Project, sqlite_url: str)
     assert "notes" in asyncio.run(tables(sqlite_url))
 
 
+def test_a_database_of_fastdbs_is_no_connection_of_alembics(notes_project: Project) -> None:
+    with pytest.raises(MigrationError, match=r"`await fastdb\.migrations\.upgrade\(database\)`"):
+        command.upgrade(configuration(notes_project, fastdb.Database("sqlite://")), "head")
+
+
 def test_what_cannot_be_used_as_a_connection_is_told(notes_project: Project) -> None:
     with pytest.raises(MigrationError, match="takes a Connection, Engine or AsyncEngine"):
         command.upgrade(configuration(notes_project, "sqlite://"), "head")
@@ -153,6 +175,31 @@ async def test_several_databases(project: Project, tmp_path: Path) -> None:
     script = project.run("alembic", "upgrade", "head", "--sql").stdout
     assert script.index("-- Database one") < script.index("CREATE TABLE of_one")
     assert script.index("CREATE TABLE of_one") < script.index("-- Database two")
+
+
+async def test_migrations_of_several_databases_are_generated(
+    project: Project, database_url: str, tmp_path: Path
+) -> None:
+    urls = {"my-app": f"sqlite:///{tmp_path / 'one.db'}", "two": database_url}
+    (project.directory / "env.py").write_text(
+        "import sqlalchemy as sa\nfrom fastdb.migrations import run_env\n"
+        "app, two = sa.MetaData(), sa.MetaData()\n"
+        "sa.Table('users', app, sa.Column('id', sa.Integer, primary_key=True))\n"
+        "sa.Table('visits', two, sa.Column('id', sa.Integer, primary_key=True))\n"
+        f"run_env({urls!r}, target_metadata={{'my-app': app, 'two': two}})\n"
+    )
+    project.run("alembic", "revision", "--autogenerate", "-m", "first")
+    project.run("alembic", "upgrade", "head")
+    project.run("alembic", "check")
+    assert await tables(urls["my-app"]) == ["alembic_version", "users"]
+    assert await tables(database_url) == ["alembic_version", "visits"]
+    project.run("alembic", "revision", "-m", "by hand", "--rev-id", "b2")
+    done = project.run("alembic", "upgrade", "head", status=255)
+    assert "upgrade() of migration 'b2' does not ask which" in done.stdout + done.stderr
+    done = project.run("alembic", "upgrade", "head", "--sql", status=255)
+    assert "upgrade() of migration 'b2' does not ask which" in done.stdout + done.stderr
+    project.run("alembic", "downgrade", "base")
+    assert await tables(urls["my-app"]) == await tables(database_url) == ["alembic_version"]
 
 
 async def test_one_of_several_databases(project: Project, tmp_path: Path) -> None:

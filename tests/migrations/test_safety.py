@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import subprocess
 import sys
 import traceback
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -104,28 +106,70 @@ async def test_ten_at_once_migrate_once(
         assert await database.fetch_all("SELECT id FROM notes") == [(7,)]
 
 
-def test_processes_that_start_at_once_migrate_once(database_url: str, project: Project) -> None:
-    sleep = {"sqlite": "SELECT 1", "postgresql": "SELECT pg_sleep(0.5)", "mysql": "DO SLEEP(0.5)"}
-    project.add("a1", f"{NOTES}\n    op.execute({sleep[dialect_of(database_url)]!r})")
-    code = (
-        "import asyncio, fastdb, sys\nfrom fastdb import migrations\n"
-        "async def main():\n"
-        "    async with fastdb.Database(sys.argv[1]) as database:\n"
-        "        await migrations.upgrade(database)\n"
-        "asyncio.run(main())"
-    )
+REPLICA = """
+import asyncio, logging, sys
+import fastdb
+from fastdb import migrations
+
+async def main():
+    async with fastdb.Database(sys.argv[1]) as database:
+        sys.stdin.read()  # until all are started
+        await migrations.upgrade(database)
+        assert await migrations.is_current(database)
+
+logging.basicConfig(level="INFO", format="%(message)s", stream=sys.stdout)
+asyncio.run(main())
+"""
+
+
+def start_replicas(project: Project, url: str, number: int) -> list[str]:
+    """Let processes upgrade at once; return what they tell of it."""
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", code, database_url],
+            [sys.executable, "-W", "error", "-c", REPLICA, url],
             cwd=project.root,
+            env=os.environ | {"PYTHONPATH": str(Path(fastdb.__file__).parent.parent)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for _ in range(4)
+        for _ in range(number)
     ]
     for process in started:
-        _, errors = process.communicate()
+        assert process.stdin is not None
+        process.stdin.close()
+        process.stdin = None
+    told: list[str] = []
+    for process in started:
+        out, errors = process.communicate()
         assert process.returncode == 0, errors
+        told += [line for line in out.splitlines() if line.startswith("upgraded")]
+    return told
+
+
+def test_processes_that_start_at_once_migrate_once(database_url: str, project: Project) -> None:
+    sleep = {"sqlite": "SELECT 1", "postgresql": "SELECT pg_sleep(0.5)", "mysql": "DO SLEEP(0.5)"}
+    project.add("a1", f"{NOTES}\n    op.execute({sleep[dialect_of(database_url)]!r})")
+    project.add("b2", "op.execute('INSERT INTO notes (id) VALUES (7)')", after="a1")
+    told = start_replicas(project, database_url, 10)
+    assert told == ["upgraded; the database is at a1", "upgraded; the database is at b2"]
+
+
+def test_processes_that_wait_let_an_index_be_created_concurrently(
+    postgresql_url: str, project: Project
+) -> None:
+    """It waits for every snapshot, and so for a statement that would wait for the lock."""
+    project.add("a1", NOTES)
+    project.add(
+        "b2",
+        "with op.get_context().autocommit_block():\n"
+        "        op.execute('SELECT pg_sleep(0.5)')\n"
+        '        op.create_index("by_id", "notes", ["id"], postgresql_concurrently=True)',
+        after="a1",
+    )
+    told = start_replicas(project, postgresql_url, 10)
+    assert told == ["upgraded; the database is at a1", "upgraded; the database is at b2"]
 
 
 async def test_a_lock_that_others_keep_is_told(

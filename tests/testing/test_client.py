@@ -231,3 +231,25 @@ def test_it_works_outside_of_any_event_loop(sqlite_url: str) -> None:
 def test_it_is_imported_only_where_it_is_used() -> None:
     command = "import sys, fastdb; print('fastdb.testing' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", command], text=True) == "False\n"
+
+
+async def test_a_role_that_must_not_make_databases_is_told(server_url: str) -> None:
+    url = fastdb.DatabaseURL(server_url)
+    role = url.database
+    with Session(server_url) as session:
+        if url.dialect == "postgresql":
+            session.run(f"CREATE ROLE {role} LOGIN")
+            drop = [f"DROP ROLE {role}"]
+        else:
+            accounts = [f"'{role}'@'{host}'" for host in ("%", "localhost")]
+            for account in accounts:
+                session.run(f"CREATE USER {account}", f"GRANT SELECT ON {role}.* TO {account}")
+            drop = [f"DROP USER {account}" for account in accounts]
+        try:
+            poor = str(url.replace(username=role))
+            with pytest.raises(fastdb.ProgrammingError, match=f"role '{role}' must not make"):
+                DatabaseTestClient(poor)
+            name = url.replace(database=f"test_{role}")
+            assert not await DatabaseTestClient.database_exists(name)
+        finally:
+            session.run(*drop)
