@@ -124,6 +124,7 @@ def test_what_is_no_url_is_refused(url: Any) -> None:
         ({"log_values": "perhaps"}, "log_values is 'perhaps'"),
         ({"query_cache_size": -1}, "query_cache_size is -1; it must not be negative"),
         ({"command_timeout": -1}, "command_timeout is -1; it must be 0 or more seconds"),
+        ({"max_size": 2.5}, "max_size is 2.5; it must be a whole number"),
         ({"reset": 5}, "reset is 5; it must be a string"),
         ({"setup": 3}, "setup is 3"),
     ],

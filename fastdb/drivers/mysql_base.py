@@ -125,15 +125,15 @@ class MySQLBaseDriver(Driver):
         try:
             async with asyncio.timeout(self.settings.connect_timeout):
                 connection = await self._open(password, self._arguments(password))
-                if task.cancelling() > cancellations:
-                    # The wait_for() of CPython 3.11, which both packages call, loses one that
-                    # comes together with what it waits for.
-                    connection.terminate()
-                    raise asyncio.CancelledError
         except TimeoutError as error:
             raise self._refused(
                 2003, f"no answer within {self.settings.connect_timeout:g} seconds", error
             ) from error
+        if task.cancelling() > cancellations:
+            # The wait_for() of CPython 3.11, which both packages call, loses one that comes
+            # together with what it waits for.
+            connection.terminate()
+            raise asyncio.CancelledError
         try:
             if self._facts is None and connection.facts is not None:
                 self._facts = connection.facts

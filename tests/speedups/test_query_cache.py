@@ -510,6 +510,9 @@ def test_expressions_whose_values_depend_on_the_sql(cache: Any) -> None:
         plan, args, _ = cache.prepare(query, {"value": number})
         assert f"id = {number}" in plan.sql
         assert args == ("x",)
+    at = datetime.datetime(2024, 1, 2)
+    query = sa.select(t.c.id).where(t.c.id == value, t.c.at == at)
+    assert cache.prepare(query, {"value": 7})[1] == ("2024-01-02 00:00:00.000000",)
     with pytest.raises(ProgrammingError):
         cache.prepare(
             sa.select(t.c.id).where(t.c.color == sa.bindparam("x", literal_execute=True)),
