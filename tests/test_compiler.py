@@ -379,7 +379,7 @@ def test_literals_of_mysql_are_the_same_under_every_sql_mode() -> None:
         return QueryCache(compiler).prepare(sa.select(bind))[0].sql
 
     assert "'it''s 5 %%'" in literal("it's 5 %", sa.String())
-    hexadecimal = "it's\\5 %".encode().hex()
+    hexadecimal = b"it's\\5 %".hex()
     assert f"_utf8mb4 X'{hexadecimal}'" in literal("it's\\5 %", sa.String())
     assert r"concat('a\\b')" in literal("a\\b", Joined())
 

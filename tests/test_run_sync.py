@@ -242,3 +242,28 @@ async def test_without_greenlet_the_way_out_is_told(
     with pytest.raises(fastdb.DriverNotInstalledError, match=r"fastdb-sql\[migrations\]"):
         await database.run_sync(names)
     assert is_whole(database)
+
+
+async def test_tables_of_mysql_stay_that_were_made_before_an_error(mysql_url: str) -> None:
+    def make_and_fail(connection: sa.Connection) -> None:
+        metadata.create_all(connection)
+        raise ZeroDivisionError
+
+    async with fastdb.Database(mysql_url) as database:
+        async with database.transaction():
+            with pytest.raises(ZeroDivisionError):
+                await database.run_sync(make_and_fail)
+        assert await database.run_sync(names) == ["links", "notes"]
+
+
+async def test_nothing_is_left_to_commit_where_sqlalchemy_begins_nothing(
+    made: fastdb.Database,
+) -> None:
+    def work(connection: sa.Connection) -> None:
+        connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+        insert(connection, "a")
+        connection.commit()
+        connection.rollback()
+
+    await made.run_sync(work)
+    assert await texts(made) == ["a"]

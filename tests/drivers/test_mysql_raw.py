@@ -554,7 +554,7 @@ class Script(Server):
 
     def __init__(self) -> None:
         super().__init__()
-        self.replies: list[bytes] = []
+        self.replies: list[bytes | None] = []
         self.waits_for_kill = False
         self.host = b"h"
         self.version = b"10.11.1"
@@ -585,6 +585,9 @@ class Script(Server):
                     if self.waits_for_kill and statement[1:].startswith(b"BAD"):
                         await self.release.wait()
                     reply = self.replies.pop(0) if self.replies else packets([ok(status=3)])
+                    if reply is None:
+                        await self.release.wait()
+                        return
                     writer.write(reply)
                     if not reply:
                         writer.close()
@@ -697,11 +700,30 @@ async def test_a_rollback_that_the_server_refuses_cuts_the_connection(script: Sc
         assert not one._lease.leased().is_alive()
 
 
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_a_commit_that_fails_and_cannot_be_undone_cuts_the_connection(
+    script: Script, cancelled: bool
+) -> None:
+    refused = packets([error(1062, "Duplicate entry")])
+    async with fastdb.Database(await script.start()) as database, database.connection() as one:
+        transaction = await one.transaction().start()
+        script.replies = [refused, None if cancelled else packets([error(1105, "Unknown error")])]
+        committing = asyncio.create_task(transaction.commit())
+        if cancelled:
+            while b"ROLLBACK" not in script.statements:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+            committing.cancel()
+        with pytest.raises(asyncio.CancelledError if cancelled else fastdb.IntegrityError):
+            await committing
+        assert not one._lease.leased().is_alive()
+        assert transaction.state == "rolled back"
+
+
 @pytest.mark.usefixtures("unknown")
 async def test_an_answer_that_aiomysql_cannot_read(
     server: Server, database: fastdb.Database
 ) -> None:
-    server.answer = packets([b"\0"])
+    server.answer = packets([b"\0\xfe\x01\x02\x03\x04\x05"])
     with pytest.raises(InternalError, match="answer cannot be read"):
         await database.fetch_all("BAD")
     assert await database.execute("DO 0") is None

@@ -1663,9 +1663,7 @@ async def test_a_lock_that_comes_between_an_insert_and_a_look_at_its_row_id(
     await traced.connection.close()
 
 
-async def test_what_is_wrong_once_the_lock_is_there_is_told(
-    client: Client, other: Client
-) -> None:
+async def test_what_is_wrong_once_the_lock_is_there_is_told(client: Client, other: Client) -> None:
     await other.begin(begin="immediate")
     await other.execute("DROP TABLE notes")
     waiting = await started(client, client.execute, "INSERT INTO notes (id) VALUES (1)")

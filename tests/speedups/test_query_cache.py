@@ -492,7 +492,7 @@ def test_a_required_value_that_no_row_has_is_told(cache: Any) -> None:
     with pytest.raises(MissingParameterError, match="'m'"):
         list(cache.prepare_many(query, [{"t_id": 1}, {"t_id": 2}], 10))
     query = sa.delete(u).where(u.c.n == sa.bindparam("m"))
-    with pytest.raises(MissingParameterError, match="row 1: .*'m'"):
+    with pytest.raises(MissingParameterError, match=r"row 1: .*'m'"):
         list(cache.prepare_many(query, [{"m": 1}, {}], 10))
 
 
