@@ -311,3 +311,28 @@ async def test_on_commit_callbacks_are_called_once_or_not_at_all(
         assert len(calls) <= len(there)
         calls.clear()
     await check_whole(small)
+
+
+async def test_all_tasks_at_once_as_at_the_end_of_a_program(small: fastdb.Database) -> None:
+    """``asyncio.run()`` cancels every task in the end, fastdb's own among them."""
+    driver_tasks = {"fastdb-mysql-kill"}
+
+    async def operation() -> None:
+        with contextlib.suppress(LookupError):
+            async with small.transaction():
+                await small.execute("INSERT INTO notes VALUES (1, 1)")
+                raise LookupError
+
+    turns = 0
+    while turns < 400:
+        task = asyncio.create_task(operation())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for each in others:
+            if each.get_name() not in driver_tasks:
+                each.cancel()
+        await asyncio.wait([task])
+        assert await parts(small) == []
+        turns += 1 if turns < FINE else turns // 8
+    await check_whole(small)
