@@ -1700,9 +1700,8 @@ async def test_a_connect_that_fails_after_it_was_cancelled(
         connecting = asyncio.create_task(client.connect())
         await asyncio.sleep(0.05)
         connecting.cancel()
-        proxy.refuses = True
+        proxy.budget = 5
         proxy.resume()
-        proxy.cut()
         with pytest.raises(asyncio.CancelledError):
             await connecting
 

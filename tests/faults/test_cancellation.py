@@ -154,6 +154,26 @@ async def test_a_transaction(small: fastdb.Database, again: int | None, end: str
 
 
 @pytest.mark.parametrize("again", AGAIN)
+async def test_a_commit_that_is_refused(sqlite_url: str, again: int | None) -> None:
+    options: dict[str, Any] = {"foreign_keys": True, "max_size": 2}
+    async with fastdb.Database(sqlite_url, **options) as database:
+        await database.execute("CREATE TABLE notes (id integer primary key)")
+        await database.execute(
+            "CREATE TABLE links (note REFERENCES notes DEFERRABLE INITIALLY DEFERRED)"
+        )
+
+        async def operation() -> None:
+            with contextlib.suppress(fastdb.IntegrityError):
+                async with database.transaction():
+                    await database.execute("INSERT INTO links VALUES (5)")
+
+        for _ in range(10):  # where the thread is quick, few of the steps are before its end
+            async for _ in steps(operation, again):
+                assert await database.fetch_all("SELECT * FROM links") == []
+        await check_whole(database)
+
+
+@pytest.mark.parametrize("again", AGAIN)
 async def test_a_nested_transaction(small: fastdb.Database, again: int | None) -> None:
     async def operation() -> None:
         async with small.transaction():
