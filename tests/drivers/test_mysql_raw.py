@@ -7,7 +7,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import aiomysql
@@ -20,6 +20,7 @@ from pymysql.constants import CLIENT
 
 import fastdb
 from fastdb.drivers import mysql_hook
+from fastdb.drivers.base import DriverConnection
 from fastdb.drivers.mysql_hook import UNKNOWN_HOOK
 from fastdb.drivers.mysql_raw import DecodedResult
 from fastdb.exceptions import ConnectionFailedError, DataError, InternalError, OperationalError
@@ -604,31 +605,35 @@ async def script() -> AsyncIterator[Script]:
 INTERRUPTED = packets([error(1317, "Query execution was interrupted")])
 
 
-async def cancel_in_transaction(script: Script) -> fastdb.Connection:
-    """Cancel a statement in a transaction; return its connection."""
-    database = fastdb.Database(await script.start(), max_size=1)
-    await database.connect()
-    connection = database.connection()
-    await connection.__aenter__()
-    await connection.transaction().start()
+@asynccontextmanager
+async def cancelled_in_transaction(script: Script) -> AsyncIterator[DriverConnection]:
+    """Cancel a statement in a transaction, and provide its connection."""
+    async with (
+        fastdb.Database(await script.start(), max_size=1) as database,
+        database.connection() as connection,
+    ):
+        await connection.transaction().start()
+        await cancel_bad(script, connection)
+        yield connection._lease.leased()
+        script.release.set()
+
+
+async def cancel_bad(script: Script, connection: fastdb.Connection) -> None:
     task = asyncio.create_task(connection.fetch_all("BAD"))
     while b"BAD" not in script.statements:  # noqa: ASYNC110
         await asyncio.sleep(0.001)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    return connection
 
 
 @pytest.mark.parametrize("late", [0, 1, 2])
 async def test_a_kill_that_comes_late_hits_nothing_of_the_users(script: Script, late: int) -> None:
     script.waits_for_kill = True
     script.replies = [INTERRUPTED, *[INTERRUPTED] * late]
-    connection = await cancel_in_transaction(script)
-    driver_connection = connection._lease.leased()
-    assert driver_connection.in_transaction == (late < 2)
-    assert script.statements.count(b"DO 0") == min(late + 1, 2)
-    await connection._services.disconnect()
+    async with cancelled_in_transaction(script) as connection:
+        assert connection.in_transaction == (late < 2)
+        assert script.statements.count(b"DO 0") == min(late + 1, 2)
 
 
 async def test_further_results_of_a_killed_statement_are_not_read_for_others(
@@ -636,20 +641,17 @@ async def test_further_results_of_a_killed_statement_are_not_read_for_others(
 ) -> None:
     script.waits_for_kill = True
     script.replies = [packets(result(COLUMNS, [ONE], status=0x0B))]
-    connection = await cancel_in_transaction(script)
-    assert not connection._lease.leased().is_alive()
-    assert b"DO 0" not in script.statements
-    await connection._services.disconnect()
+    async with cancelled_in_transaction(script) as connection:
+        assert not connection.is_alive()
+        assert b"DO 0" not in script.statements
 
 
 async def test_another_servers_statement_is_not_killed(script: Script) -> None:
     """Behind a load balancer, a connection's number may be another server's."""
     script.others_are_elsewhere = script.waits_for_kill = True
-    connection = await cancel_in_transaction(script)
-    assert not any(each.startswith(b"KILL") for each in script.statements)
-    assert not connection._lease.leased().is_alive()
-    script.release.set()
-    await connection._services.disconnect()
+    async with cancelled_in_transaction(script) as connection:
+        assert not any(each.startswith(b"KILL") for each in script.statements)
+        assert not connection.is_alive()
 
 
 async def test_a_server_that_ends_the_connection_with_its_error(script: Script) -> None:

@@ -491,9 +491,9 @@ def test_a_required_value_that_no_row_has_is_told(cache: Any) -> None:
     query = sa.insert(u).values(n=sa.bindparam("m"))
     with pytest.raises(MissingParameterError, match="'m'"):
         list(cache.prepare_many(query, [{"t_id": 1}, {"t_id": 2}], 10))
-    query = sa.delete(u).where(u.c.n == sa.bindparam("m"))
+    deletion = sa.delete(u).where(u.c.n == sa.bindparam("m"))
     with pytest.raises(MissingParameterError, match=r"row 1: .*'m'"):
-        list(cache.prepare_many(query, [{"m": 1}, {}], 10))
+        list(cache.prepare_many(deletion, [{"m": 1}, {}], 10))
 
 
 def test_text_that_is_a_subclass_of_str(cache: Any) -> None:
