@@ -248,8 +248,9 @@ class Connection(Queries):
                 finally:
                     self._turns.pass_on()
         finally:
-            transaction._holding = False
-            await self._lease.unhold()
+            if transaction._holding:  # else an outer one took it along, and gave its hold up
+                transaction._holding = False
+                await self._lease.unhold()
 
     async def _outwait(self, connection: DriverConnection) -> bool:
         """Get the turn in spite of cancellations; return whether that is so.

@@ -1005,3 +1005,5 @@ async def test_an_outer_block_takes_along_an_inner_one_that_waits_for_its_turn()
         async with connection:
             assert connection.raw_connection is not None
             assert database.pool.stats().leased == 1
+        assert database.pool.stats().leased == 0
+        assert not connection.is_held
