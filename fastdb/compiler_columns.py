@@ -199,5 +199,5 @@ def _own_columns(query: Any, at_once: bool) -> Callable[[], Sequence[Any] | None
 def _selected(query: Any) -> Sequence[Any] | None:
     try:
         return tuple(query._all_selected_columns)
-    except (AttributeError, NotImplementedError):  # no statement that yields rows
+    except (AttributeError, NotImplementedError):  # pragma: no cover: none of SQLAlchemy's own
         return None

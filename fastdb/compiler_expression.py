@@ -328,10 +328,8 @@ class CompiledExpression:
     def _state(self, raw: dict[str, Any]) -> Any:
         compiled = self._compiled
         # Some names are looked up as they are, some in their escaped form.
-        parameters = dict(raw)
-        for name, escaped in compiled.escaped_bind_names.items():
-            if name in raw:
-                parameters[escaped] = raw[name]
+        escaped = compiled.escaped_bind_names
+        parameters = {**raw, **{escaped[name]: raw[name] for name in escaped if name in raw}}
         try:
             return compiled._process_parameters_for_postcompile(parameters)
         except Exception as exc:

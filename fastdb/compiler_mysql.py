@@ -33,8 +33,7 @@ def safe_literals(base: Any) -> Any:
             text = match[1].replace("''", "'")
             if self.dialect._backslash_escapes:
                 text = text.replace("\\\\", "\\")
-            if self.dialect.identifier_preparer._double_percents:
-                text = text.replace("%%", "%")
+            text = text.replace("%%", "%")  # doubled for the paramstyle of both packages
             return f"_utf8mb4 X'{text.encode().hex()}'"
 
     return SafeLiterals

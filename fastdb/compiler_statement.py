@@ -177,8 +177,7 @@ def _compile_insert(
     compiled = compiled_as(query)
     wanted = frozenset((*column_keys, *overlap))
     if many or not has_key(query):
-        if needs_server(compiled):
-            compiled = compiled_as(query.inline())
+        # Only for a key that is asked for, SQLAlchemy would run a default of the server's first.
         extras = Extras(wanted, bool(compiled.implicit_returning))
         return CompiledExpression(dialect, compiled, lexical, extras)
     if query._returning:

@@ -248,8 +248,9 @@ class Connection(Queries):
                 finally:
                     self._turns.pass_on()
         finally:
-            transaction._holding = False
-            await self._lease.unhold()
+            if transaction._holding:  # else an outer one took it along, and gave its hold up
+                transaction._holding = False
+                await self._lease.unhold()
 
     async def _outwait(self, connection: DriverConnection) -> bool:
         """Get the turn in spite of cancellations; return whether that is so.
@@ -307,7 +308,7 @@ class Connection(Queries):
         """Roll everything back. Whoever still holds the connection is refused from then on."""
         base, connection = self._turns.base, self._lease.connection
         try:
-            if base is not None and base.is_open:
+            if base is not None and base.is_open:  # pragma: no branch: this alone ends it
                 await base._end(commit=False, task=current_task(), leaving=True)
         finally:
             self._lease.over = True
@@ -317,7 +318,7 @@ class Connection(Queries):
 
     def _cut(self) -> None:
         """Cut what is leased: whatever is under way on it fails."""
-        if self._lease.connection is not None:
+        if self._lease.connection is not None:  # pragma: no branch: given back at this moment
             self._lease.connection.terminate()
 
     # -- queries

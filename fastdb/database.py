@@ -270,8 +270,10 @@ class Database(Queries):
                 if is_first:
                     self._pool = pool
             if not is_first:
-                await pool.close(0)
-                raise other_loop()
+                try:
+                    raise other_loop()
+                finally:
+                    await pool.close(0)
             if self._force_rollback:
                 self._global = Connection(self)
                 try:

@@ -32,8 +32,6 @@ def disown_in_forks(pool: Pool) -> None:
 
 def _disown_all() -> None:
     for pool in list(_pools):
-        if pool.inherited:
-            continue
         _inherited.append(pool)
         _replace_selector(getattr(pool.loop, "_selector", None))
         for connection in pool._disown():
@@ -59,5 +57,5 @@ def _replace(descriptor: int) -> None:
             os.close(null)
 
 
-if hasattr(os, "register_at_fork"):
+if hasattr(os, "register_at_fork"):  # pragma: no branch: Windows has no forks
     os.register_at_fork(after_in_child=_disown_all)

@@ -420,8 +420,6 @@ def inserted_key(plan: QueryPlan, given: Given, outcome: Outcome) -> tuple[Any, 
             case ("given",):
                 key.append(value)
             case ("returning", position):
-                if not rows:
-                    return None
                 key.append(rows[0][position])
             case ("lastrowid",):
                 key.append(outcome.lastrowid)

@@ -15,10 +15,16 @@ from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 from fastdb._speedups import QueryCache
-from fastdb.compiler import Compiler, postgresql_statement_compiler
+from fastdb.compiler import (
+    Compiler,
+    mysql_statement_compiler,
+    postgresql_statement_compiler,
+    sqlite_dialect,
+)
 from fastdb.compiler_fingerprint import fingerprint
 from fastdb.compiler_parts import MISSING
 from fastdb.exceptions import (
+    DataError,
     EmptyQueryError,
     NotSupportedError,
     ProgrammingError,
@@ -52,6 +58,12 @@ made = sa.Table(
     "made",
     metadata,
     sa.Column("id", sa.String(36), primary_key=True, default=sa.func.make_key()),
+    sa.Column("x", sa.Integer),
+)
+keyless_made = sa.Table(
+    "keyless_made",
+    metadata,
+    sa.Column("name", sa.String(36), default=sa.func.make_key()),
     sa.Column("x", sa.Integer),
 )
 serial = sa.Table(
@@ -295,6 +307,30 @@ def test_a_server_makes_the_keys_of_many_rows() -> None:
     assert batch[1] == [(1,), (2,)]
 
 
+@pytest.mark.parametrize("name", ["sqlite", "postgresql", "mysql"])
+def test_a_default_of_the_server_is_left_to_it_in_many_rows(name: str) -> None:
+    for table in (made, keyless_made):
+        ((plan, rows),) = QueryCache(compiler_for(name)).prepare_many(
+            sa.insert(table), [{"x": 1}, {"x": 2}], 10
+        )
+        assert "make_key()" in plan.sql
+        assert rows == [(1,), (2,)]
+
+
+def test_a_column_that_orders_what_many_rows_return() -> None:
+    marked = sa.Table(
+        "marked",
+        sa.MetaData(),
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("x", sa.Integer),
+        sa.insert_sentinel("place"),
+    )
+    query = sa.insert(marked).returning(marked.c.id, sort_by_parameter_order=True)
+    ((plan, rows),) = QueryCache(compiler_for("postgresql")).prepare_many(query, [{"x": 5}], 10)
+    assert "(x, place)" in plan.sql
+    assert rows == [(5, 0)]
+
+
 def test_a_key_that_is_returned_twice() -> None:
     plan, _, _ = prepare("postgresql", sa.insert(t).returning(t.c.id, t.c.id), {"n": 1})
     assert plan.key_sources in ((("none",),), (("returning", 0),), (("lastrowid",),))
@@ -326,6 +362,42 @@ def test_texts_with_columns_of_many_names() -> None:
         assert record[0] == datetime.datetime(2024, 1, 2)
 
 
+class Joined(sa.types.UserDefinedType[str]):
+    """A literal of the user's own, which is no plain string."""
+
+    def literal_processor(self, dialect: Any) -> Any:
+        return lambda value: f"concat('{value}')"
+
+
+def test_literals_of_mysql_are_the_same_under_every_sql_mode() -> None:
+    dialect: Any = MySQLDialect_pymysql(paramstyle="format")
+    dialect.statement_compiler = mysql_statement_compiler(dialect.statement_compiler)
+
+    def literal(value: str, type_: Any) -> str:
+        bind: Any = sa.bindparam("x", value, type_, literal_execute=True)
+        compiler = Compiler(lambda: dialect, lambda: Lexical("mysql"), "format")
+        return QueryCache(compiler).prepare(sa.select(bind))[0].sql
+
+    assert "'it''s 5 %%'" in literal("it's 5 %", sa.String())
+    hexadecimal = b"it's\\5 %".hex()
+    assert f"_utf8mb4 X'{hexadecimal}'" in literal("it's\\5 %", sa.String())
+    assert r"concat('a\\b')" in literal("a\\b", Joined())
+
+
+def test_numbers_that_sqlite_cannot_keep() -> None:
+    numbers = sa.Table(
+        "numbers", sa.MetaData(), sa.Column("x", sa.Float), sa.Column("y", sa.Numeric(10, 2))
+    )
+    query = sa.insert(numbers)
+    dialect = sqlite_dialect()(paramstyle="qmark")
+    cache = QueryCache(Compiler(lambda: dialect, lambda: Lexical("sqlite"), "qmark"))
+    values = {"x": decimal.Decimal("1.5"), "y": decimal.Decimal("2")}
+    assert cache.prepare(query, values)[1] == (1.5, 2.0)
+    for nan in (decimal.Decimal("sNaN"), decimal.Decimal("NaN"), float("nan")):
+        with pytest.raises(DataError, match="no NaN"):
+            cache.prepare(query, {"x": nan})
+
+
 def test_sqlalchemys_errors_become_ours() -> None:
     with pytest.raises(ProgrammingError, match="conflicts") as caught:
         prepare(
@@ -343,6 +415,9 @@ def test_sqlalchemys_errors_become_ours() -> None:
         prepare("sqlite", sa.insert(t).values(nope=1))
     with pytest.raises(ProgrammingError):
         prepare("sqlite", sa.insert(t).values([{"n": 1}]), {"n": sa.func.abs(1)})
+    copied = sa.insert(t).from_select(["n"], sa.select(t.c.n))
+    with pytest.raises(ProgrammingError, match="already inserts from a SELECT"):
+        prepare("sqlite", copied, {"name": sa.func.lower("X")})
     with pytest.raises(EmptyQueryError, match="None"):
         compiler_for("sqlite").adapt(None, None)
     with pytest.raises(QueryTypeError, match="'list'"):

@@ -124,6 +124,7 @@ def test_what_is_no_url_is_refused(url: Any) -> None:
         ({"log_values": "perhaps"}, "log_values is 'perhaps'"),
         ({"query_cache_size": -1}, "query_cache_size is -1; it must not be negative"),
         ({"command_timeout": -1}, "command_timeout is -1; it must be 0 or more seconds"),
+        ({"max_size": 2.5}, "max_size is 2.5; it must be a whole number"),
         ({"reset": 5}, "reset is 5; it must be a string"),
         ({"setup": 3}, "setup is 3"),
     ],
@@ -447,6 +448,14 @@ async def test_a_forced_rollback_is_not_waited_for_beyond_the_bound(
     assert not database.is_connected
 
 
+async def test_a_forced_rollback_without_a_bound(database_url: str) -> None:
+    database = fastdb.Database(database_url, force_rollback=True)
+    await database.connect()
+    await database.execute("SELECT 1")
+    await database.disconnect(timeout=None)
+    assert not database.is_connected
+
+
 async def test_statements_that_end_the_forced_transaction_are_told(postgresql_url: str) -> None:
     async with fastdb.Database(postgresql_url) as plain:
         await plain.execute("CREATE TABLE notes (id INTEGER PRIMARY KEY)")
@@ -480,3 +489,59 @@ async def test_a_statement_cancelled_at_any_moment_leaves_the_forced_transaction
                 # Cancelled on its way back, the statement may have been done already.
                 assert count in ((0, 1) if task.cancelled() else (1,))
         assert await plain.fetch_val("SELECT count(*) FROM notes") == 0
+
+
+def test_two_event_loops_that_connect_at_once(sqlite_url: str) -> None:
+    arrived = threading.Barrier(2)
+
+    async def init(raw: Any) -> None:
+        await asyncio.to_thread(arrived.wait)
+
+    database = fastdb.Database(sqlite_url, init=init)
+    told: list[str] = []
+
+    async def use() -> None:
+        try:
+            await database.connect()
+        except fastdb.EventLoopError as error:
+            told.append(str(error))
+        else:
+            # The other one is refused before this ends.
+            while not told:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+            await database.disconnect()
+
+    threads = [threading.Thread(target=lambda: asyncio.run(use())) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(told) == 1
+    assert "another event loop" in told[0]
+
+
+def test_an_end_without_any_event_loop_is_told(sqlite_url: str) -> None:
+    database = fastdb.Database(sqlite_url)
+
+    async def begin() -> fastdb.Transaction:
+        await database.connect()
+        return await database.transaction().start()
+
+    with asyncio.Runner() as runner:
+        transaction = runner.run(begin())
+        with pytest.raises(fastdb.EventLoopError, match="no event loop runs here"):
+            transaction.commit().send(None)
+        runner.run(transaction.commit())
+        runner.run(database.disconnect())
+
+
+async def test_an_iteration_that_is_left_on_another_event_loop(server_url: str) -> None:
+    async with fastdb.Database(server_url) as database:
+        rows = database.iterate("SELECT 1 AS n UNION ALL SELECT 2", batch_size=1)
+        assert (await anext(rows)).n == 1
+        assert database.pool.stats().leased == 1
+        await asyncio.to_thread(lambda: asyncio.run(rows.aclose()))
+        async with asyncio.timeout(5):
+            while database.pool.stats().leased:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        assert await database.fetch_val("SELECT 3") == 3

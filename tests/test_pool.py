@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import time
 from typing import Any
 
 import pytest
@@ -587,3 +588,40 @@ async def test_who_comes_later_is_not_told_of_an_earlier_failure(sqlite_url: str
         failing.set_exception(fastdb.ConnectionFailedError("the server is not there yet"))
         assert await later == 1
         assert first.cancelled()
+
+
+async def test_who_is_cancelled_as_the_time_is_over_is_not_told(database_url: str) -> None:
+    async with fastdb.Database(database_url, max_size=1, acquire_timeout=0.05) as database:
+        async with database.connection() as connection:
+            await connection.execute("SELECT 1")
+            waiting = asyncio.create_task(select(database))
+            await asyncio.sleep(0)
+            # Both are due in one turn of the event loop, the cancellation first.
+            asyncio.get_running_loop().call_later(0.01, waiting.cancel)
+            time.sleep(0.1)  # noqa: ASYNC251
+            await asyncio.wait([waiting])
+            assert waiting.cancelled()
+        assert database.pool.stats().waiting == 0
+        assert await select(database) == 1
+
+
+async def test_an_old_connection_that_nobody_needs_is_not_replaced(database_url: str) -> None:
+    options: dict[str, Any] = {"min_size": 0, "max_lifetime": 0.05}
+    async with fastdb.Database(database_url, **options) as database:
+        async with asyncio.timeout(5):
+            while not database.pool.stats().closed.get("max_lifetime"):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert database.pool.stats().size == 0
+
+
+async def test_a_query_that_is_a_task_of_its_own_is_named_among_the_holders(
+    server_url: str,
+) -> None:
+    function = "pg_sleep" if server_url.startswith("postgres") else "sleep"
+    async with fastdb.Database(server_url, max_size=1, acquire_timeout=0.05) as database:
+        holding = asyncio.create_task(database.execute(f"SELECT {function}(20)"), name="holder")
+        await asyncio.sleep(0)
+        with pytest.raises(fastdb.PoolTimeoutError, match=r"held by task 'holder'$"):
+            await select(database)
+        holding.cancel()
+        await asyncio.wait([holding])

@@ -946,3 +946,64 @@ async def test_a_turn_that_comes_with_a_cancellation_is_passed_on(
             await first
         assert await second == 2
         assert await connection.fetch_val("SELECT 3") == 3
+
+
+async def test_a_database_in_memory_that_stays_in_use_is_given_up(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    endless = (
+        "WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s) SELECT count(*) FROM s"
+    )
+    async with fastdb.Database("sqlite://", acquire_timeout=0.05) as database:
+        with pytest.raises(LookupError):
+            async with database.connection() as connection, database.transaction():
+                beside = asyncio.create_task(connection.fetch_val(endless))
+                await asyncio.sleep(0.01)
+                raise LookupError
+        assert "a connection is cut" in caplog.text
+        with pytest.raises(fastdb.Error):
+            await beside
+        assert await database.fetch_val("SELECT 1") == 1
+
+
+async def test_an_outer_block_takes_along_an_inner_one_that_waits_for_its_turn() -> None:
+    slow = (
+        "WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < 1000000) "
+        "SELECT count(*) FROM s"
+    )
+    async with fastdb.Database("sqlite://") as database:
+        await database.execute("CREATE TABLE notes (id integer)")
+        connection = database.connection()
+        inside = asyncio.Event()
+        beside: list[asyncio.Task[int]] = []
+        children: list[asyncio.Task[None]] = []
+
+        async def inner() -> None:
+            async with connection.transaction():
+                await connection.execute("INSERT INTO notes VALUES (2)")
+                beside.append(asyncio.create_task(connection.fetch_val(slow)))
+                await asyncio.sleep(0)
+                inside.set()
+                await asyncio.Event().wait()
+
+        async def outer() -> None:
+            async with connection, connection.transaction():
+                await connection.execute("INSERT INTO notes VALUES (1)")
+                children.append(asyncio.create_task(inner()))
+                await inside.wait()
+                raise LookupError
+
+        leaving = asyncio.create_task(outer())
+        await inside.wait()
+        for task in (leaving, leaving, children[0], children[0], children[0]):
+            await asyncio.sleep(0)
+            task.cancel()
+        await asyncio.wait([leaving, *children])
+        assert await beside[0] == 1_000_000
+        assert await database.fetch_val("SELECT count(*) FROM notes") == 0
+        assert database.pool.stats().leased == 0
+        async with connection:
+            assert connection.raw_connection is not None
+            assert database.pool.stats().leased == 1
+        assert database.pool.stats().leased == 0
+        assert not connection.is_held

@@ -18,6 +18,7 @@ from sqlalchemy.engine import make_url
 import fastdb.url_sqlalchemy
 from fastdb.exceptions import InterfaceError, InvalidURLError, URLTypeError
 from fastdb.url import DatabaseURL
+from fastdb.url_secrets import concealed
 
 SQLALCHEMY_20 = sqlalchemy.__version__.startswith("2.0.")
 
@@ -733,3 +734,10 @@ def test_sqlalchemy_urls_of_any_parts(parts: dict[str, Any]) -> None:
     except InvalidURLError:
         return
     assert make_url(text).password == parts["password"]
+
+
+def test_a_password_in_bytes_is_not_shown() -> None:
+    options = concealed({"password": b"hush", "user": b"me"})
+    assert options["password"] == b"hush"
+    assert "hush" not in repr(options)
+    assert "b'********'" in repr(options)

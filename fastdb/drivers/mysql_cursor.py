@@ -77,9 +77,8 @@ class MySQLCursor(DriverCursor):
 
     def cut_off(self) -> None:
         """Note that the connection is closed; what is here already is not the whole."""
-        if self._result is not None:
-            self._result = None
-            self._error = _cut_off()
+        self._result = None
+        self._error = _cut_off()
 
 
 def _cut_off() -> Error:

@@ -229,7 +229,7 @@ class MySQLExchange(DriverConnection):
         self._drop()
         if isinstance(error, (self._driver.base_error, OSError, EOFError)):
             return translate(error, None if number_of(error) else ConnectionFailedError)
-        if not was_open:
+        if not was_open:  # pragma: no cover: what the packages raise there depends on versions
             return ConnectionFailedError(f"the connection is closed ({error})")
         if isinstance(error, UnicodeDecodeError):
             return DataError(f"a value is none of the connection's charset: {error}")

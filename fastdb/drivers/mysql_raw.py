@@ -112,6 +112,7 @@ class RawConnection(Connection):  # type: ignore[misc]
     _affected_rows: Any
     _result: Any
     _ssl_context: Any
+    _writer: Any = None  # __del__ asks for it, also where __init__ has failed
 
     def __init__(self, *, tls_required: bool, **arguments: Any) -> None:
         super().__init__(**arguments)

@@ -192,9 +192,9 @@ class MySQLTransactions(MySQLExchange):
         """Return whether a statement that others ran has committed the transaction."""
         if not self._begun or self.in_transaction or not self.is_open:
             return False
-        if not self._lost:
-            self._lost = "committed by a statement which commits implicitly"
-            self._committed_implicitly = True
+        # Of ours, none that has done so goes before: no savepoint is opened behind it.
+        self._lost = "committed by a statement which commits implicitly"
+        self._committed_implicitly = True
         return True
 
     async def savepoint(self) -> None:

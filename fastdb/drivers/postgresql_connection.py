@@ -547,5 +547,5 @@ def _announces_end(descriptor: int) -> bool:
     with socket.socket(fileno=os.dup(descriptor)) as peer:
         try:
             return peer.recv(1, socket.MSG_PEEK) in (b"", b"E")
-        except OSError:
+        except OSError:  # pragma: no cover: it came after the look for errors
             return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import configparser
 import contextlib
 import datetime
 import enum
@@ -35,6 +36,7 @@ from fastdb.drivers.mysql_errors import translate
 from fastdb.exceptions import (
     ConnectionFailedError,
     DataError,
+    Error,
     IntegrityError,
     NotSupportedError,
     OperationalError,
@@ -1350,3 +1352,127 @@ def test_a_dialect_learns_the_version_of_mysql(version: str, needs_alias: bool) 
     dialect: Any = mysql.dialect()
     _learn_version(dialect, version)
     assert (" AS new " in str(query.compile(dialect=dialect))) is needs_alias
+
+
+# -- what goes wrong seldom
+
+
+async def test_an_option_file_that_cannot_be_read(
+    make: Callable[..., MySQLBaseDriver], tmp_path: Path
+) -> None:
+    path = tmp_path / "my.cnf"
+    path.write_text("no section")
+    with pytest.raises(configparser.MissingSectionHeaderError):
+        await make(read_default_file=str(path)).connect()
+
+
+def test_statements_are_killed_from_each_event_loop(
+    make: Callable[..., MySQLBaseDriver], mysql_url: str
+) -> None:
+    driver = make()
+
+    async def work() -> None:
+        observer = Session(driver, await driver.connect())
+        session = Session(driver, await driver.connect())
+        await cancelled(observer, session.rows("SELECT sleep(69)"), "sleep(69)")
+        await session.connection.close()
+        await observer.connection.close()
+
+    for _ in range(2):
+        asyncio.run(work())
+
+
+async def test_a_cursor_that_cannot_be_killed_is_cut(
+    make: Callable[..., MySQLBaseDriver], mysql_url: str
+) -> None:
+    async with Proxy(mysql_url) as proxy:
+        driver = make(proxy.url)
+        session = Session(driver, await driver.connect())
+        cursor = await session.cursor(HUGE)
+        await cursor.fetch(1)
+        proxy.refuses = True
+        await cursor.close()
+        assert not session.connection.is_open
+
+
+async def test_a_transaction_whose_statement_cannot_be_killed_is_cut(
+    make: Callable[..., MySQLBaseDriver], mysql_url: str
+) -> None:
+    async with Proxy(mysql_url) as proxy:
+        driver = make(proxy.url)
+        session = Session(driver, await driver.connect())
+        await session.connection.begin(PLAIN)
+        task = asyncio.ensure_future(session.rows("SELECT sleep(5)"))
+        await asyncio.sleep(0.05)
+        proxy.refuses = True
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not session.connection.is_open
+
+
+async def test_a_connection_lost_where_the_rest_of_a_result_is_read(
+    make: Callable[..., MySQLBaseDriver], mysql_url: str
+) -> None:
+    async with Proxy(mysql_url) as proxy:
+        driver = make(proxy.url)
+        session = Session(driver, await driver.connect())
+        cursor = await session.cursor(HUGE)
+        await cursor.fetch(1)
+        proxy.cut_after(100_000)
+        with pytest.raises(ConnectionFailedError):
+            await session.value("SELECT 1")
+        with pytest.raises(ConnectionFailedError):  # what was read is not the whole
+            while await cursor.fetch(1000):
+                pass
+        assert not session.connection.is_open
+
+
+async def test_a_ping_reads_the_rest_of_a_result(session: Session) -> None:
+    cursor = await session.cursor(SEQUENCE)
+    assert len(await cursor.fetch(2)) == 2
+    await session.connection.check()
+    assert len(await cursor.fetch(1000)) == 898
+
+
+async def test_a_query_that_is_left_half_way_closes_the_connection(session: Session) -> None:
+    plan, args, _ = session.cache.prepare("SELECT sleep(0.2)")
+    running: Any = session.connection.fetch_all(plan, args).__await__()
+    next(running)
+    running.close()
+    assert not session.connection.is_open
+
+
+async def test_a_socket_that_somebody_closed_is_no_connection(session: Session) -> None:
+    transport = session.connection._driver.transport(session.connection.raw)
+    assert transport is not None
+    transport.get_extra_info("socket")._sock.close()
+    assert not session.connection.is_alive()
+
+
+async def test_a_batch_that_commits_implicitly_and_fails(notes: Session) -> None:
+    await notes.connection.begin(PLAIN)
+    with pytest.raises(Error, match=r"[Aa]lready exists"):
+        await notes.many("CREATE TABLE twice (id INT) /* :n */", [{}, {}])
+    await notes.connection.rollback()
+    assert await notes.value("SELECT count(*) FROM twice") == 0
+
+
+async def test_a_savepoint_that_the_users_sql_removed_is_told(notes: Session) -> None:
+    connection = notes.connection
+    for end in (connection.release_savepoint, connection.rollback_to_savepoint):
+        await connection.begin(PLAIN)
+        await connection.savepoint()
+        await notes.run("COMMIT AND CHAIN")
+        with pytest.raises(OperationalError, match="commits implicitly removed it"):
+            await end()
+        await connection.rollback()
+
+
+def test_a_time_to_read_that_is_none(mysql_url: str) -> None:
+    url = DatabaseURL(mysql_url)
+    assert DRIVERS["asyncmy"](url, {"read_timeout": "2.5"}).settings.arguments[
+        "read_timeout"
+    ] == pytest.approx(2.5)
+    with pytest.raises(OptionError, match="read_timeout is"):
+        DRIVERS["asyncmy"](url, {"read_timeout": "long"})

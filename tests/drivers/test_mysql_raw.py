@@ -7,18 +7,20 @@ import logging
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import aiomysql
 import pymysql.converters
 import pymysql.err
 import pytest
+import sqlalchemy
 from aiomysql.connection import Connection
 from pymysql.constants import CLIENT
 
 import fastdb
 from fastdb.drivers import mysql_hook
+from fastdb.drivers.base import DriverConnection
 from fastdb.drivers.mysql_hook import UNKNOWN_HOOK
 from fastdb.drivers.mysql_raw import DecodedResult
 from fastdb.exceptions import ConnectionFailedError, DataError, InternalError, OperationalError
@@ -543,3 +545,224 @@ def test_it_is_logged_at_import() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert logging.getLevelName(logging.WARNING) in done.stderr
     assert "does not know this aiomysql: its version is 0.4.0" in done.stderr
+
+
+# -- what goes wrong seldom
+
+
+class Script(Server):
+    """Answer what a test says, in a transaction."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.replies: list[bytes | None] = []
+        self.waits_for_kill = False
+        self.host = b"h"
+        self.version = b"10.11.1"
+        self.others_are_elsewhere = False
+
+    async def talk(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, sequence: int
+    ) -> None:
+        self._writers.append(writer)
+        host = self.host
+        if self.others_are_elsewhere:
+            self.host = b"another"
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            await self._payload(reader)
+            writer.write(packets([ok()], sequence))
+            while True:
+                statement = await self._payload(reader)
+                self.statements.append(statement[1:])
+                if statement[1:].startswith(b"SELECT @@"):
+                    facts = (b"", b"16777216", b"utf8mb4", b"utf8mb4_bin", host, b"1", self.version)
+                    writer.write(packets(result(FACTS, [row(*facts)])))
+                elif statement[1:].startswith(b"KILL"):
+                    writer.write(packets([ok()]))
+                    self.release.set()
+                elif statement[1:].startswith(b"START"):
+                    writer.write(packets([ok(status=3)]))
+                else:
+                    if self.waits_for_kill and statement[1:].startswith(b"BAD"):
+                        await self.release.wait()
+                    reply = self.replies.pop(0) if self.replies else packets([ok(status=3)])
+                    if reply is None:
+                        await self.release.wait()
+                        return
+                    writer.write(reply)
+                    if not reply:
+                        writer.close()
+                        return
+
+
+@pytest.fixture
+async def script() -> AsyncIterator[Script]:
+    script = Script()
+    yield script
+    await script.stop()
+
+
+INTERRUPTED = packets([error(1317, "Query execution was interrupted")])
+
+
+@asynccontextmanager
+async def cancelled_in_transaction(script: Script) -> AsyncIterator[DriverConnection]:
+    """Cancel a statement in a transaction, and provide its connection."""
+    async with (
+        fastdb.Database(await script.start(), max_size=1) as database,
+        database.connection() as connection,
+    ):
+        await connection.transaction().start()
+        await cancel_bad(script, connection)
+        yield connection._lease.leased()
+        script.release.set()
+
+
+async def cancel_bad(script: Script, connection: fastdb.Connection) -> None:
+    task = asyncio.create_task(connection.fetch_all("BAD"))
+    while b"BAD" not in script.statements:  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@pytest.mark.parametrize("late", [0, 1, 2])
+async def test_a_kill_that_comes_late_hits_nothing_of_the_users(script: Script, late: int) -> None:
+    script.waits_for_kill = True
+    script.replies = [INTERRUPTED, *[INTERRUPTED] * late]
+    async with cancelled_in_transaction(script) as connection:
+        assert connection.in_transaction == (late < 2)
+        assert script.statements.count(b"DO 0") == min(late + 1, 2)
+
+
+async def test_further_results_of_a_killed_statement_are_not_read_for_others(
+    script: Script,
+) -> None:
+    script.waits_for_kill = True
+    script.replies = [packets(result(COLUMNS, [ONE], status=0x0B))]
+    async with cancelled_in_transaction(script) as connection:
+        assert not connection.is_alive()
+        assert b"DO 0" not in script.statements
+
+
+async def test_another_servers_statement_is_not_killed(script: Script) -> None:
+    """Behind a load balancer, a connection's number may be another server's."""
+    script.others_are_elsewhere = script.waits_for_kill = True
+    async with cancelled_in_transaction(script) as connection:
+        assert not any(each.startswith(b"KILL") for each in script.statements)
+        assert not connection.is_alive()
+
+
+async def test_a_server_that_ends_the_connection_with_its_error(script: Script) -> None:
+    script.replies = [packets([error(1053, "Server shutdown in progress")])]
+    async with fastdb.Database(await script.start()) as database, database.connection() as one:
+        with pytest.raises(ConnectionFailedError, match="shutdown"):
+            await one.fetch_all("BAD")
+        assert not one._lease.leased().is_alive()
+
+
+@pytest.mark.parametrize("lost", [True, False])
+async def test_whether_a_transaction_goes_on_that_the_server_does_not_say(
+    script: Script, lost: bool
+) -> None:
+    """After an error the server is asked; that may fail, or be cancelled."""
+    script.replies = [packets([error(1205, "Lock wait timeout exceeded")]), b""]
+    async with fastdb.Database(await script.start()) as database, database.connection() as one:
+        await one.transaction().start()
+        if lost:
+            with pytest.raises(OperationalError, match="timeout exceeded"):
+                await one.fetch_all("BAD")
+        else:
+            raw = raw_of(one)
+            asked = asyncio.Event()
+            answer = asyncio.get_running_loop().create_future()
+            read = raw._read_ok_packet
+
+            async def read_late() -> None:
+                asked.set()
+                await answer
+                await read()
+
+            raw._read_ok_packet = read_late
+            task = asyncio.create_task(one.fetch_all("BAD"))
+            await asked.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert not one._lease.leased().is_alive()
+
+
+async def test_a_rollback_that_the_server_refuses_cuts_the_connection(script: Script) -> None:
+    refused = packets([error(1062, "Duplicate entry")])
+    script.replies = [refused, packets([error(1105, "Unknown error")]), packets([ok(status=3)])]
+    async with fastdb.Database(await script.start()) as database, database.connection() as one:
+        with pytest.raises(fastdb.IntegrityError):
+            await one.execute_many("UPDATE t SET x = :x", [{"x": 1}, {"x": 2}])
+        assert not one._lease.leased().is_alive()
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_a_commit_that_fails_and_cannot_be_undone_cuts_the_connection(
+    script: Script, cancelled: bool
+) -> None:
+    refused = packets([error(1062, "Duplicate entry")])
+    async with fastdb.Database(await script.start()) as database, database.connection() as one:
+        transaction = await one.transaction().start()
+        script.replies = [refused, None if cancelled else packets([error(1105, "Unknown error")])]
+        committing = asyncio.create_task(transaction.commit())
+        if cancelled:
+            while b"ROLLBACK" not in script.statements:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+            committing.cancel()
+        with pytest.raises(asyncio.CancelledError if cancelled else fastdb.IntegrityError):
+            await committing
+        assert not one._lease.leased().is_alive()
+        assert transaction.state == "rolled back"
+
+
+@pytest.mark.usefixtures("unknown")
+async def test_an_answer_that_aiomysql_cannot_read(
+    server: Server, database: fastdb.Database
+) -> None:
+    server.answer = packets([b"\0\xfe\x01\x02\x03\x04\x05"])
+    with pytest.raises(InternalError, match="answer cannot be read"):
+        await database.fetch_all("BAD")
+    assert await database.execute("DO 0") is None
+
+
+async def test_a_version_older_than_any_that_sqlalchemy_knows(script: Script) -> None:
+    script.version = b"4.0.30"
+    async with fastdb.Database(await script.start()) as database:
+        assert await database.fetch_all(sqlalchemy.select(sqlalchemy.literal(1))) == []
+
+
+@pytest.mark.usefixtures("unknown")
+async def test_an_unknown_aiomysql_is_read_in_pieces(mysql_url: str) -> None:
+    async with fastdb.Database(mysql_url) as database:
+        rows = database.iterate("SELECT seq FROM seq_1_to_10", batch_size=4)
+        assert [record.seq async for record in rows] == list(range(1, 11))
+
+
+async def test_the_second_result_of_a_call_is_cancelled(mysql_url: str) -> None:
+    async with fastdb.Database(mysql_url) as database, database.connection() as one:
+        await one.execute("CREATE PROCEDURE twice() BEGIN SELECT 1; SELECT sleep(71); END")
+        raw = raw_of(one)
+        transaction = await one.transaction().start()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(one.fetch_all("CALL twice()"), 0.3)
+        assert raw.closed
+        with suppress(fastdb.Error):
+            await transaction.rollback()
+        assert await database.fetch_val("SELECT 1") == 1
+
+
+async def test_dropping_the_rest_reads_it_to_its_end(mysql_url: str) -> None:
+    async with fastdb.Database(mysql_url) as database, database.connection() as connection:
+        rows = connection.iterate("SELECT seq FROM seq_1_to_5000", batch_size=1)
+        await anext(rows)
+        raw = raw_of(connection)
+        await raw._result._finish_unbuffered_query()
+        assert not raw._result.unbuffered_active
+        await rows.aclose()
+        assert await connection.fetch_val("SELECT 1") == 1

@@ -37,6 +37,7 @@ from fastdb.exceptions import (
     ProgrammingError,
     TransactionError,
 )
+from tests.faults.proxy import Proxy
 
 PLAIN = TransactionOptions()
 
@@ -1632,3 +1633,79 @@ async def test_missing_certificates_are_an_option_error() -> None:
     client = Client("postgresql://h/d?sslmode=verify-ca&sslrootcert=/nowhere.crt")
     with pytest.raises((OptionError, ConnectionFailedError), match=r"nowhere|No such file"):
         await client.connect()
+
+
+def test_a_list_of_revoked_certificates_is_asked() -> None:
+    listed = str(Path(__file__).with_name("certificate.pem"))
+    context = arguments(sslrootcert="system", sslcrl=listed)["ssl"]
+    assert context.verify_flags & ssl.VERIFY_CRL_CHECK_CHAIN
+
+
+# -- what goes wrong seldom
+
+
+async def test_what_asyncpg_finds_wrong_with_its_options(open_client: Open) -> None:
+    client = open_client(sslnegotiation="direct")
+    with pytest.raises(OptionError, match="direct TLS requires"):
+        await client.connect()
+
+
+async def test_a_batch_after_a_change_of_the_schema(
+    client: Client, connection: PostgreSQLConnection, notes: str
+) -> None:
+    insert = "INSERT INTO notes (text) VALUES (:text)"
+    await client.many(connection, insert, [{"text": "a"}])
+    await client.run(await client.connect(), "ALTER TABLE notes ALTER text TYPE text")
+    await client.many(connection, insert, [{"text": "x" * 200}])
+    assert await client.val(connection, "SELECT max(length(text)) FROM notes") == 200
+
+
+async def test_an_internal_error_is_told_and_not_run_again(
+    client: Client, connection: PostgreSQLConnection
+) -> None:
+    await client.run(connection, "CREATE TABLE runs (n int)")
+    failing = (
+        "DO $$ BEGIN INSERT INTO runs VALUES (1); "
+        "RAISE EXCEPTION 'broken' USING ERRCODE = 'XX000'; END $$"
+    )
+    with pytest.raises(InternalError, match="broken"):
+        await client.run(connection, failing)
+    assert await client.val(connection, "SELECT 1") == 1
+
+
+async def test_a_held_cursor_whose_close_is_cancelled(
+    postgresql_url: str, open_client: Open
+) -> None:
+    async with Proxy(postgresql_url) as proxy:
+        client = open_client(proxy.url)
+        connection = await client.connect()
+        cursor = await client.cursor(connection, "SELECT generate_series(1, 100)", hold=True)
+        assert len(await cursor.fetch(5)) == 5
+        proxy.stall()
+        closing = asyncio.create_task(cursor.close())
+        await asyncio.sleep(0.05)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        assert connection.dirty
+        assert not connection.is_alive()
+
+
+async def test_a_connect_that_fails_after_it_was_cancelled(
+    postgresql_url: str, open_client: Open
+) -> None:
+    async with Proxy(postgresql_url) as proxy:
+        client = open_client(proxy.url)
+        proxy.stall()
+        connecting = asyncio.create_task(client.connect())
+        await asyncio.sleep(0.05)
+        connecting.cancel()
+        proxy.budget = 5
+        proxy.resume()
+        with pytest.raises(asyncio.CancelledError):
+            await connecting
+
+        async def ended() -> bool:
+            return not client.driver._abandoned
+
+        await eventually(ended)

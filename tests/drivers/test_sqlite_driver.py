@@ -1434,6 +1434,29 @@ class TestUnknownLayout:
             await task
         await until(lambda: threading.active_count() == count)
 
+    async def test_a_connect_that_is_cancelled_leaves_no_thread(self, sqlite_url: str) -> None:
+        count = threading.active_count()
+        for url in (sqlite_url, "sqlite:////nowhere/at/all.db"):
+            for turns in range(6):
+                task = asyncio.ensure_future(make_driver(url).connect())
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, ConnectionFailedError):
+                    await (await task).close()
+        await until(lambda: threading.active_count() == count)
+
+    async def test_a_close_that_is_cancelled_still_closes(self, sqlite_url: str) -> None:
+        client = await Client.open(sqlite_url)
+        task = await started(client, client.fetch_all, ENDLESS)
+        thread = client.connection._worker.thread
+        closing = asyncio.ensure_future(client.connection.close())
+        await asyncio.sleep(0.005)
+        await cancel(closing)
+        with pytest.raises((OperationalError, NotConnectedError)):
+            await task
+        await until(lambda: not thread.is_alive())
+
 
 # -- jobs of others in a transaction that is due
 
@@ -1554,3 +1577,164 @@ async def test_a_setting_that_a_locked_file_cannot_take(sqlite_url: str) -> None
     with pytest.raises(ConnectionFailedError, match="locked"):
         await make_driver(sqlite_url, wal=True, busy_timeout=10).connect()
     locking.close()
+
+
+# -- what goes wrong seldom
+
+
+async def test_a_closed_connection_of_sqlite3_is_told(client: Client) -> None:
+    raw: Any = client.raw
+    await raw._execute(raw._conn.close)  # behind the back of aiosqlite, too
+    assert not client.connection.in_transaction
+    with pytest.raises(NotConnectedError, match="closed database"):
+        await client.fetch_all("SELECT 1")
+
+
+async def test_a_cursor_of_a_closed_raw_connection_says_so(client: Client) -> None:
+    cursor = await client.raw.cursor()
+    await client.connection.close()
+    with pytest.raises(NotConnectedError, match="connection is closed"):
+        await cursor.execute("SELECT 1")
+
+
+async def test_the_raw_connection_is_stopped_from_a_thread(client: Client) -> None:
+    thread = client.connection._worker.thread
+    await asyncio.to_thread(client.raw.stop)
+    await until(lambda: not thread.is_alive())
+    assert not client.connection.is_alive()
+
+
+async def test_connects_while_the_file_is_locked(client: Client, sqlite_url: str) -> None:
+    locking = sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)
+    locking.execute("BEGIN EXCLUSIVE")
+    late = await Client.open(sqlite_url, busy_timeout=50)
+    with pytest.raises(OperationalError, match="locked"):
+        await late.notes()
+    locking.execute("COMMIT")
+    locking.close()
+    assert await late.notes() == 0
+    await late.connection.close()
+
+
+async def test_a_copy_of_what_is_no_database_any_more(client: Client, tmp_path: Path) -> None:
+    copy = await Client.open(f"sqlite:///{tmp_path / 'copy.db'}")
+    (tmp_path / "test.db").write_bytes(b"no database" * 1000)
+    with pytest.raises(DatabaseError):
+        await client.connection.copy_to(copy.connection)
+    await copy.connection.close()
+
+
+async def test_sqlite_waits_for_several_files(client: Client, sqlite_url: str) -> None:
+    async def attach(raw: aiosqlite.Connection) -> None:
+        await raw.execute("ATTACH ? AS other", (f"{sqlite_url.removeprefix('sqlite:///')}2",))
+
+    several = await Client.open(sqlite_url, init=attach, busy_timeout=2000)
+    assert await several.fetch_val("PRAGMA busy_timeout") == 2000
+    await several.connection.close()
+
+
+async def test_a_lock_that_comes_between_an_insert_and_a_look_at_its_row_id(
+    client: Client, sqlite_url: str
+) -> None:
+    locking = sqlite3.connect(
+        sqlite_url.removeprefix("sqlite:///"), isolation_level=None, check_same_thread=False
+    )
+    locked = threading.Event()
+
+    def lock(sql: str) -> None:
+        if sql.startswith("SELECT rowid FROM") and not locked.is_set():
+            locked.set()
+            locking.execute("BEGIN EXCLUSIVE")
+
+    async def trace(raw: aiosqlite.Connection) -> None:
+        await raw.set_trace_callback(lock)
+
+    traced = await Client.open(sqlite_url, init=trace)
+    for _ in range(2):
+        await traced.execute("DELETE FROM notes")
+        inserting = asyncio.ensure_future(traced.execute("INSERT INTO notes (id) VALUES (7)"))
+        if not locked.is_set():
+            await asyncio.wait((inserting,), timeout=0.1)
+        if locking.in_transaction:
+            locking.execute("COMMIT")
+        assert (await inserting).lastrowid == 7
+    assert locked.is_set()
+    locking.close()
+    await traced.connection.close()
+
+
+async def test_what_is_wrong_once_the_lock_is_there_is_told(client: Client, other: Client) -> None:
+    await other.begin(begin="immediate")
+    await other.execute("DROP TABLE notes")
+    waiting = await started(client, client.execute, "INSERT INTO notes (id) VALUES (1)")
+    await other.connection.commit()
+    with pytest.raises(ProgrammingError, match="no such table"):
+        await waiting
+
+
+async def test_a_transaction_that_could_not_begin_is_committed(
+    client: Client, sqlite_url: str
+) -> None:
+    short = await Client.open(sqlite_url, busy_timeout=50)
+    await client.begin(begin="immediate")
+    await short.begin()
+    with pytest.raises(OperationalError, match="locked"):
+        await short.raw.execute("INSERT INTO notes (id) VALUES (1)")
+    await short.connection.commit()  # of nothing
+    assert not short.connection.in_transaction
+    await client.connection.rollback()
+    assert await short.notes() == 0
+    await short.connection.close()
+
+
+async def test_a_row_that_nobody_asked_for_is_not_converted(sqlite_url: str) -> None:
+    sqlite3.register_converter("seldom", lambda text: 1 / int(text))
+    client = await Client.open(f"{sqlite_url}?detect_types={sqlite3.PARSE_DECLTYPES}")
+    await client.execute("CREATE TABLE rare (x seldom)")
+    await client.execute("INSERT INTO rare VALUES (1), (0)")
+    assert await client.fetch_val("SELECT x FROM rare") == 1.0
+    with pytest.raises(ZeroDivisionError):
+        await client.fetch_all("SELECT x FROM rare")
+    await client.connection.close()
+
+
+async def test_moments_that_sqlite3_writes_itself(sqlite_url: str) -> None:
+    import datetime
+
+    import sqlalchemy as sa
+
+    sqlite3.register_converter("moment", lambda text: text.decode())
+    client = await Client.open(f"{sqlite_url}?detect_types={sqlite3.PARSE_DECLTYPES}")
+    await client.execute("CREATE TABLE moments (at TEXT)")
+    moments = sa.table("moments", sa.column("at", sa.TIMESTAMP))
+    deprecated = pytest.warns(DeprecationWarning, match="adapter")  # since CPython 3.12
+    with deprecated if sys.version_info >= (3, 12) else contextlib.nullcontext():
+        await client.execute(moments.insert(), at=datetime.datetime(2024, 1, 2, 3, 4))
+    assert await client.fetch_val("SELECT at FROM moments") == "2024-01-02 03:04:00"
+    await client.connection.close()
+
+
+async def test_many_rows_that_fail_beside_an_open_cursor(client: Client) -> None:
+    await client.execute_many("INSERT INTO notes (id) VALUES (:id)", rows(20))
+    cursor = await client.cursor("SELECT id FROM notes ORDER BY id")
+    assert len(await cursor.fetch(5)) == 5
+    with pytest.raises(IntegrityError):
+        await client.execute_many("INSERT INTO notes (id) VALUES (:id)", rows(5))
+    assert len(await cursor.fetch(50)) == 15
+    assert await client.notes() == 20
+
+
+async def test_the_row_id_of_an_insert_whose_table_is_not_seen(client: Client) -> None:
+    for _ in range(2):
+        await client.execute("DELETE FROM notes")
+        assert (await client.execute("INSERT INTO/**/notes (id) VALUES (3)")).lastrowid == 3
+
+
+async def test_a_rollback_that_fails_ends_the_connection(client: Client) -> None:
+    await client.begin(begin="immediate")
+    await client.execute("INSERT INTO notes (id) VALUES (1)")
+    raw: Any = client.raw
+    await raw._execute(raw._conn.close)
+    with pytest.raises(sqlite3.ProgrammingError, match="closed database"):
+        await client.connection.rollback()
+    assert not client.connection.is_alive()

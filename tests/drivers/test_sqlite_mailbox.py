@@ -56,6 +56,31 @@ async def test_job_gives_what_its_call_gives(worker: Worker) -> None:
         await worker.run(fail)
 
 
+async def test_jobs_of_aiosqlites_without_a_session(worker: Worker) -> None:
+    future = asyncio.get_running_loop().create_future()
+    worker.queue.put_nowait((future, lambda: "done"))
+    assert await future == "done"
+
+
+@pytest.mark.skipif("not hasattr(os, 'eventfd')", reason="the system has no descriptors for this")
+async def test_without_further_descriptors_the_loop_is_woken_all_the_same() -> None:
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    mailbox = Mailbox(asyncio.get_running_loop(), by_descriptor=True)
+    worker = Worker(mailbox, persistent=False)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+    try:
+        worker.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert await worker.run(divmod, 7, 2) == (3, 1)
+    await worker.stop()
+    assert mailbox.members == 0
+
+
 async def test_job_that_is_done_is_awaited_at_once(worker: Worker) -> None:
     job = worker.run(divmod, 7, 2)
     while not job.done:  # noqa: ASYNC110

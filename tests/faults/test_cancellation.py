@@ -154,6 +154,26 @@ async def test_a_transaction(small: fastdb.Database, again: int | None, end: str
 
 
 @pytest.mark.parametrize("again", AGAIN)
+async def test_a_commit_that_is_refused(sqlite_url: str, again: int | None) -> None:
+    options: dict[str, Any] = {"foreign_keys": True, "max_size": 2}
+    async with fastdb.Database(sqlite_url, **options) as database:
+        await database.execute("CREATE TABLE notes (id integer primary key)")
+        await database.execute(
+            "CREATE TABLE links (note REFERENCES notes DEFERRABLE INITIALLY DEFERRED)"
+        )
+
+        async def operation() -> None:
+            with contextlib.suppress(fastdb.IntegrityError):
+                async with database.transaction():
+                    await database.execute("INSERT INTO links VALUES (5)")
+
+        for _ in range(10):  # where the thread is quick, few of the steps are before its end
+            async for _ in steps(operation, again):
+                assert await database.fetch_all("SELECT * FROM links") == []
+        await check_whole(database)
+
+
+@pytest.mark.parametrize("again", AGAIN)
 async def test_a_nested_transaction(small: fastdb.Database, again: int | None) -> None:
     async def operation() -> None:
         async with small.transaction():
@@ -310,4 +330,29 @@ async def test_on_commit_callbacks_are_called_once_or_not_at_all(
         there = await parts(small)
         assert len(calls) <= len(there)
         calls.clear()
+    await check_whole(small)
+
+
+async def test_all_tasks_at_once_as_at_the_end_of_a_program(small: fastdb.Database) -> None:
+    """``asyncio.run()`` cancels every task in the end, fastdb's own among them."""
+    driver_tasks = {"fastdb-mysql-kill"}
+
+    async def operation() -> None:
+        with contextlib.suppress(LookupError):
+            async with small.transaction():
+                await small.execute("INSERT INTO notes VALUES (1, 1)")
+                raise LookupError
+
+    turns = 0
+    while turns < 400:
+        task = asyncio.create_task(operation())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for each in others:
+            if each.get_name() not in driver_tasks:
+                each.cancel()
+        await asyncio.wait([task])
+        assert await parts(small) == []
+        turns += 1 if turns < FINE else turns // 8
     await check_whole(small)

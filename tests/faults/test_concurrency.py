@@ -795,6 +795,21 @@ async def test_a_fork_has_connections_of_its_own(database_url: str) -> None:
         assert not database.pool.stats().closed
 
 
+async def test_an_iteration_that_a_fork_leaves_goes_on_in_its_parent(database_url: str) -> None:
+    async with fastdb.Database(database_url) as database, database.connection() as connection:
+        rows = connection.iterate("SELECT 1 AS n UNION ALL SELECT 2", batch_size=1)
+        assert (await anext(rows)).n == 1
+
+        def leave() -> str:
+            with pytest.raises(fastdb.EventLoopError):
+                asyncio.run(rows.aclose())
+            return "left"
+
+        code, text = await asyncio.to_thread(forked, leave)
+        assert (code, text) == (0, "'left'")
+        assert [record.n async for record in rows] == [2]
+
+
 async def test_a_fork_that_forgets_everything_disturbs_nothing(database_url: str) -> None:
     """Whatever is collected in the child, the parent's sockets and selector are its own."""
     database = fastdb.Database(database_url, min_size=2, max_size=2)

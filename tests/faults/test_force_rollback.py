@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import fastdb
+from fastdb.savepoints import StatementGuard
 from tests.faults.conftest import Remote, eventually
 
 #: Seconds that tell a hang from work.
@@ -499,3 +500,34 @@ async def test_disconnecting_while_a_task_keeps_the_connection_busy(url: str) ->
     with pytest.raises(fastdb.Error):
         await task
     assert await left(url) == []
+
+
+@pytest.mark.parametrize("failed", [False, True], ids=["after success", "after an error"])
+@pytest.mark.parametrize("how", ["cut", "cancelled"])
+async def test_a_savepoint_around_a_statement_that_cannot_be_ended(
+    remote: Remote, failed: bool, how: str
+) -> None:
+    """The statement's own error is the one to tell, and nobody goes on with the connection."""
+    async with fastdb.Database(remote.url) as database, database.connection() as connection:
+        with contextlib.suppress(fastdb.Error):
+            async with connection.transaction():
+                driver_connection = connection._lease.leased()
+                guard = StatementGuard(driver_connection)
+                await guard.__aenter__()
+                error = (ValueError, ValueError(), None) if failed else (None, None, None)
+                leaving = asyncio.ensure_future(guard.__aexit__(*error))
+                if how == "cut":
+                    remote.proxy.cut()
+                    if failed:
+                        await leaving
+                    else:
+                        with pytest.raises(fastdb.OperationalError):
+                            await leaving
+                else:
+                    remote.proxy.stall()
+                    await asyncio.sleep(0.05)
+                    leaving.cancel()
+                    with pytest.raises(asyncio.CancelledError):
+                        await leaving
+                    remote.proxy.resume()
+                assert not driver_connection.is_alive()

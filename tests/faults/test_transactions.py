@@ -312,3 +312,30 @@ async def test_bank_transfers_keep_their_sum(notes: fastdb.Database) -> None:
     assert made > 0
     assert await notes.fetch_val("SELECT sum(money) FROM accounts") == 500
     await eventually(lambda: is_whole(notes), "the return of all connections")
+
+
+async def test_an_inner_rollback_that_the_end_of_its_outer_transaction_overtakes(
+    remote: Remote,
+) -> None:
+    async with fastdb.Database(remote.url, acquire_timeout=0.2) as database:
+        connection = database.connection()
+        entered, leave = asyncio.Event(), asyncio.Event()
+
+        async def inner() -> None:
+            async with connection.transaction():
+                entered.set()
+                await leave.wait()
+                raise LookupError
+
+        with pytest.raises(fastdb.TransactionError, match="busy"):
+            async with connection, connection.transaction():
+                task = asyncio.create_task(inner())
+                await entered.wait()
+                remote.proxy.stall()
+                leave.set()
+                await asyncio.sleep(0.05)
+        with pytest.raises(LookupError):
+            await task
+        remote.proxy.resume()
+        assert int(await database.fetch_val("SELECT 1")) == 1
+        await eventually(lambda: is_whole(database), "the return of the connection")

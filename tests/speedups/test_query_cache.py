@@ -473,10 +473,27 @@ def test_columns_of_text_keep_their_plans_for_lists_of_few_lengths(cache: Any) -
         assert plan.layout(("id",)).record((5,))[t.c.id] == 5
 
 
+def test_columns_of_ones_own_keep_their_plans_for_lists_of_few_lengths(cache: Any) -> None:
+    def labelled() -> tuple[Any, Any]:
+        column = t.c.id.label("x")
+        return column, sa.select(column).where(t.c.id.in_(sa.bindparam("a", expanding=True)))
+
+    cache.prepare(labelled()[1], {"a": [1]})
+    column, query = labelled()  # an equal one, which has a column of its own
+    for size in (*range(1, 150), *range(1, 150)):
+        plan, args, _ = cache.prepare(query, {"a": list(range(size))})
+        assert args == tuple(range(size))
+        assert plan.sql.count("?") == size
+        assert plan.layout(("x",)).record((5,))[column] == 5
+
+
 def test_a_required_value_that_no_row_has_is_told(cache: Any) -> None:
     query = sa.insert(u).values(n=sa.bindparam("m"))
     with pytest.raises(MissingParameterError, match="'m'"):
         list(cache.prepare_many(query, [{"t_id": 1}, {"t_id": 2}], 10))
+    deletion = sa.delete(u).where(u.c.n == sa.bindparam("m"))
+    with pytest.raises(MissingParameterError, match=r"row 1: .*'m'"):
+        list(cache.prepare_many(deletion, [{"m": 1}, {}], 10))
 
 
 def test_text_that_is_a_subclass_of_str(cache: Any) -> None:
@@ -493,6 +510,9 @@ def test_expressions_whose_values_depend_on_the_sql(cache: Any) -> None:
         plan, args, _ = cache.prepare(query, {"value": number})
         assert f"id = {number}" in plan.sql
         assert args == ("x",)
+    at = datetime.datetime(2024, 1, 2)
+    query = sa.select(t.c.id).where(t.c.id == value, t.c.at == at)
+    assert cache.prepare(query, {"value": 7})[1] == ("2024-01-02 00:00:00.000000",)
     with pytest.raises(ProgrammingError):
         cache.prepare(
             sa.select(t.c.id).where(t.c.color == sa.bindparam("x", literal_execute=True)),
@@ -521,6 +541,20 @@ def refused_bind(n: int) -> Any:
     return element
 
 
+class Bind(sa.BindParameter[Any]):
+    """Might be compiled in another way than SQLAlchemy's own."""
+
+    inherit_cache = True
+
+
+class Refused(sa.Column[Any]):
+    """The same."""
+
+    inherit_cache = True
+
+
+mine = sa.Table("mine", sa.MetaData(), Refused("n", sa.Integer), sa.Column("t_id", sa.Integer))
+
 REFUSED: dict[str, Any] = {
     "annotated": lambda n: sa.select(t.c.id).where(t.c.id == refused(n)),
     "bind": lambda n: sa.select(t.c.id).where(t.c.id == refused_bind(n)),
@@ -528,6 +562,8 @@ REFUSED: dict[str, Any] = {
     "value by name": lambda n: sa.insert(u).values(n=refused(n), t_id=n),
     "value by column": lambda n: sa.insert(u).values({u.c.n: refused(n), u.c.t_id: n}),
     "join": lambda n: sa.select(t.c.id).join(u, (u.c.t_id == t.c.id) & (u.c.n == refused(n))),
+    "bind of a text": lambda n: sa.text("SELECT :n").bindparams(Bind("n", n, sa.Integer)),
+    "column to be set": lambda n: sa.update(mine).values({mine.c.n: n, mine.c.t_id: n}),
 }
 
 
@@ -1049,10 +1085,13 @@ def test_many_types_and_functions_are_told(module: Any) -> None:
 def test_many_types_that_come_again_are_told(module: Any) -> None:
     cache = module.QueryCache(make_compiler("sqlite"), maxsize=16)
     for n in range(1100):
-        kind = type(f"Kind{n}", (Shout,), {"cache_ok": True})()
-        for column in (t.c.name, t.c.id):
-            query = sa.select(sa.type_coerce(column, kind), sa.literal("x", kind))
-            assert cache.prepare(query)[1] == ("X",)
+        for kind, expected in (
+            (type(f"Kind{n}", (Shout,), {"cache_ok": True})(), "X"),
+            (sa.String(n + 1), "x"),
+        ):
+            for column in (t.c.name, t.c.id):
+                query = sa.select(sa.type_coerce(column, kind), sa.literal("x", kind))
+                assert cache.prepare(query)[1] == (expected,)
 
 
 def test_many_classes_of_elements_are_told(module: Any) -> None:
