@@ -19,6 +19,7 @@ package, and imports nothing of it until a fixture is asked for.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,14 +106,18 @@ def _fastdb_workshop(
     from fastdb.testing.plugin import Workshop
     from fastdb.testing.plugin_schema import Schema
 
-    cache = getattr(request.config, "cache", None)
-    if cache is not None:
-        spare = Path(cache.mkdir("fastdb"))
-    else:  # -p no:cacheprovider
-        spare = request.getfixturevalue("tmp_path_factory").mktemp("fastdb")
-    workshop = _shown(
-        Workshop, fastdb_url, lambda: Schema(fastdb_metadata, fastdb_migrations), spare
-    )
+    def spare_folder() -> Path:
+        cache = getattr(request.config, "cache", None)  # there is none with -p no:cacheprovider
+        if cache is not None:
+            with suppress(OSError):
+                return Path(cache.mkdir("fastdb"))
+        temporary: pytest.TempPathFactory = request.getfixturevalue("tmp_path_factory")
+        return temporary.mktemp("fastdb")
+
+    def schema() -> Schema:
+        return Schema(fastdb_metadata, fastdb_migrations)
+
+    workshop = _shown(Workshop, fastdb_url, schema, spare_folder)
     yield workshop
     workshop.close()
 

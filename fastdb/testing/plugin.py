@@ -63,13 +63,15 @@ class Workshop:
     are this process's. Everything that is dropped is of ours.
     """
 
-    def __init__(self, url: Any, schema: Callable[[], Schema], spare_folder: Path) -> None:
+    def __init__(
+        self, url: Any, schema: Callable[[], Schema], spare_folder: Callable[[], Path]
+    ) -> None:
         """Connect to the server, as far as that is needed.
 
         Args:
             url: The user's, whose database is never touched.
             schema: Returns what databases hold.
-            spare_folder: Where files of SQLite are whose URL is one in memory.
+            spare_folder: Returns where files of SQLite are whose URL is one in memory.
 
         Raises:
             SetUpError: The URL is none that serves, or the server cannot be reached.
@@ -202,7 +204,7 @@ class Workshop:
             raise
 
 
-def _server(url: DatabaseURL, spare_folder: Path) -> Server:
+def _server(url: DatabaseURL, spare_folder: Callable[[], Path]) -> Server:
     """Return the server of a URL, which must be one that fastdb knows."""
     described = Database(url)  # refuses what it does not know
     worker, run = os.environ.get("PYTEST_XDIST_WORKER", ""), secrets.token_hex(4)
@@ -211,7 +213,7 @@ def _server(url: DatabaseURL, spare_folder: Path) -> Server:
 
         if databases.is_memory(described):
             kept = {name: url.options[name] for name in url.options if name not in _OF_MEMORY}
-            url = url.replace(database=(spare_folder / "memory.db").as_posix(), options=kept)
+            url = url.replace(database=(spare_folder() / "memory.db").as_posix(), options=kept)
         # Whatever directory a test changes to.
         path = databases._path(Database(url)).absolute()
         if not path.parent.is_dir():

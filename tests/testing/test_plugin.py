@@ -232,7 +232,7 @@ def beside(spare: Spare, monkeypatch: pytest.MonkeyPatch) -> Spare:
 
 
 def open_workshop(url: str, folder: Path) -> Workshop:
-    return Workshop(url, lambda: Schema(None, None), folder)
+    return Workshop(url, lambda: Schema(None, None), lambda: folder)
 
 
 @contextmanager
@@ -585,6 +585,16 @@ def test_one_run_on_several_servers(
     finally:
         for url in urls[1:]:
             drop_databases(url.rpartition("/")[0] + "/postgres" * ("postgresql" in url), name)
+
+
+@pytest.mark.parametrize("option", ["-v", "-pno:cacheprovider"])
+def test_a_url_in_memory(project: Project, monkeypatch: pytest.MonkeyPatch, option: str) -> None:
+    monkeypatch.setenv("FASTDB_TEST_URL", "sqlite://")
+    project.write("test_it", NOTES, NOTHING)
+    project.run(option, passed=1)
+    folder = project.path / ".pytest_cache" / "d" / "fastdb"
+    kept = [path.name for path in folder.glob("memory_fastdb_template_*.db")]
+    assert len(kept) == (option == "-v")
 
 
 # -- what goes wrong is told

@@ -38,7 +38,7 @@ INSERT = METADATA.tables["notes"].insert()
 
 @contextmanager
 def opened(url: str, folder: Path, metadata: sa.MetaData = METADATA) -> Iterator[Workshop]:
-    workshop = Workshop(url, lambda: Schema(metadata, None), folder)
+    workshop = Workshop(url, lambda: Schema(metadata, None), lambda: folder)
     try:
         yield workshop
     finally:
