@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import fastdb
+from tests.databases import Session
+
+#: What has a meaning in URLs, in configparser, or in format strings.
+PASSWORD = "p%s@x/y:#?%%"
 
 ENV = """
 import os
@@ -94,3 +99,23 @@ def notes_project(project: Project) -> Project:
     """Provide a project with two migrations."""
     project.add_notes()
     return project
+
+
+@pytest.fixture
+def secret_mysql_url(mysql_url: str) -> Iterator[fastdb.DatabaseURL]:
+    """Return the URL of a database for a role whose password has to be right."""
+    url = fastdb.DatabaseURL(mysql_url)
+    role = url.database
+    accounts = [f"'{role}'@'{host}'" for host in ("%", "localhost")]
+    with Session(mysql_url) as session:
+        for account in accounts:
+            session.run(
+                f"DROP USER IF EXISTS {account}",
+                f"CREATE USER {account} IDENTIFIED BY '{PASSWORD}'",
+                f"GRANT ALL ON {url.database}.* TO {account}",
+            )
+        try:
+            yield url.replace(username=role, password=PASSWORD)
+        finally:
+            for account in accounts:
+                session.run(f"DROP USER {account}")

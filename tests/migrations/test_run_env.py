@@ -72,6 +72,20 @@ async def test_a_percent_sign_in_the_password(project: Project, postgresql_url: 
     assert "notes" in await tables(postgresql_url)
 
 
+async def test_a_password_that_the_server_looks_at(
+    notes_project: Project, secret_mysql_url: fastdb.DatabaseURL
+) -> None:
+    options = {"min_size": "2", "max_size": "3", "pool_recycle": "30", "charset": "utf8mb4"}
+    for driver in ("aiomysql", "asyncmy"):
+        url = secret_mysql_url.replace(driver=driver, options=options)
+        notes_project.run("alembic", "upgrade", "+1", url=str(url).replace("%40", "@"))
+        assert (
+            "CREATE"
+            in notes_project.run("alembic", "upgrade", "head", "--sql", url=str(url)).stdout
+        )
+    assert await tables(str(secret_mysql_url)) == ["alembic_version", "notes"]
+
+
 async def test_dialects_have_other_names(server_url: str, notes_project: Project) -> None:
     names = {"postgresql": "postgres", "mysql": "mariadb"}
     dialect = dialect_of(server_url)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 
 import alembic
@@ -11,10 +10,9 @@ import pytest
 import sqlalchemy as sa
 
 import fastdb
-from tests.databases import Session, dialect_of
-from tests.migrations.conftest import Project
+from tests.databases import dialect_of
+from tests.migrations.conftest import PASSWORD, Project
 
-PASSWORD = "p%s@x/y:#?%%"
 MODELS = """
 import sqlalchemy as sa
 
@@ -86,26 +84,6 @@ def test_create_all_as_the_pages_have_it(database_url: str) -> None:
     metadata.create_all(engine)
     engine.dispose()
     assert tables(database_url) == ["notes"]
-
-
-@pytest.fixture
-def secret_mysql_url(mysql_url: str) -> Iterator[fastdb.DatabaseURL]:
-    """Return the URL of a database for a role whose password has to be right."""
-    url = fastdb.DatabaseURL(mysql_url)
-    role = url.database
-    accounts = [f"'{role}'@'{host}'" for host in ("%", "localhost")]
-    with Session(mysql_url) as session:
-        for account in accounts:
-            session.run(
-                f"DROP USER IF EXISTS {account}",
-                f"CREATE USER {account} IDENTIFIED BY '{PASSWORD}'",
-                f"GRANT ALL ON {url.database}.* TO {account}",
-            )
-        try:
-            yield url.replace(username=role, password=PASSWORD)
-        finally:
-            for account in accounts:
-                session.run(f"DROP USER {account}")
 
 
 def follow(project: Project, url: str, plain_url: str) -> None:
