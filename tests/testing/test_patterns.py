@@ -506,4 +506,4 @@ async def create_shared(url: fastdb.DatabaseURL) -> None:
 
 async def shared_is_empty(url: fastdb.DatabaseURL) -> bool:
     async with fastdb.Database(url) as database:
-        return await database.fetch_val("SELECT count(*) FROM notes") == 0
+        return bool(await database.fetch_val("SELECT count(*) FROM notes") == 0)

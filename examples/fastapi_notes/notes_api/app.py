@@ -10,9 +10,9 @@ from typing import Annotated
 
 import sqlalchemy as sa
 from fastapi import Depends, FastAPI, HTTPException, Request
-from fastdb import Database, migrations
 from pydantic import BaseModel, Field
 
+from fastdb import Database, migrations
 from notes_api import settings
 from notes_api.tables import notes, tags
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from fastdb import Database
 from httpx import ASGITransport, AsyncClient
 
+from fastdb import Database
 from notes_api.app import MIGRATIONS, create_app
 
 

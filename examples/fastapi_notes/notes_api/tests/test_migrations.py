@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fastdb import migrations
-
 from notes_api.app import MIGRATIONS
 from notes_api.tables import metadata
 
 if TYPE_CHECKING:
     import sqlalchemy
+
     from fastdb import Database
 
 
