@@ -64,7 +64,7 @@ def test_the_applications_tests_pass_on_four_workers(
 ) -> None:
     url = f"sqlite:///{tmp_path}/for_tests.db"
     if dialect_of(database_url) != "sqlite":
-        # What it makes there begins with the name of this run's databases, and is dropped with them.
+        # What it makes there begins as the names of this run do, and is dropped with the run.
         url = f"{database_url}_{application.name}"
     plugin = [] if has_entry_point() else ["-p", "_fastdb_pytest"]
     output = run_in(application, "pytest", "-n", "4", *plugin, FASTDB_TEST_URL=url)

@@ -17,7 +17,7 @@ notes = sa.Table(
     metadata,
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("text", sa.String(200), nullable=False),
-    sa.Column("done", sa.Boolean, nullable=False, default=False, server_default=sa.false()),
+    sa.Column("done", sa.Boolean, nullable=False, default=False, server_default="0"),
 )
 
 tags = sa.Table(

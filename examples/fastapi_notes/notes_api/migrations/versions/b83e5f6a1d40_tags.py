@@ -30,7 +30,7 @@ def upgrade() -> None:
     with op.batch_alter_table("tags") as batch:
         batch.create_index(batch.f("ix_tags_name"), ["name"])
     with op.batch_alter_table("notes") as batch:
-        batch.add_column(sa.Column("done", sa.Boolean(), server_default=sa.false(), nullable=False))
+        batch.add_column(sa.Column("done", sa.Boolean(), server_default="0", nullable=False))
 
 
 def downgrade() -> None:
