@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 import sqlalchemy
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
 import fastdb
 from fastdb.testing import DatabaseTestClient
@@ -478,6 +480,21 @@ def run_project(
 
 def test_the_page_as_it_is_written(real: fastdb.DatabaseURL, project: Path) -> None:
     run_project(project, real, SETTINGS, CONFTEST, "-p", "no:xdist")
+
+
+def test_handlers_of_startup_and_shutdown(database_url: str) -> None:
+    database = fastdb.Database(database_url, force_rollback=True)
+    application = FastAPI(on_startup=[database.connect], on_shutdown=[database.disconnect])
+
+    @application.get("/")
+    async def one() -> int:
+        return int(await database.fetch_val("SELECT 1"))
+
+    for _ in range(2):
+        with TestClient(application) as client:
+            assert client.get("/").json() == 1
+            assert database.is_connected
+        assert not database.is_connected
 
 
 def test_workers_with_a_database_each(real: fastdb.DatabaseURL, project: Path) -> None:
