@@ -8,6 +8,7 @@ connected ``database``, as those of the README are.
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import os
 import re
 import shlex
@@ -93,9 +94,14 @@ def execute(command: str, folder: Path, url: str) -> None:
 
 @pytest.mark.parametrize("chapter", ["Tests", "Migrations"])
 async def test_the_page_on_tests_and_migrations(
-    database_url: str, project: Path, monkeypatch: pytest.MonkeyPatch, chapter: str
+    database_url: str,
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    chapter: str,
+    pytestconfig: pytest.Config,
 ) -> None:
     """Each chapter is run with the files of what stands before it."""
+    seconds = float(pytestconfig.getini("faulthandler_timeout"))
     # The page joins "test_" and the database's name.
     url = "sqlite:///app.db" if dialect_of(database_url) == "sqlite" else database_url
     monkeypatch.setenv("DATABASE_URL", url)
@@ -114,6 +120,8 @@ async def test_the_page_on_tests_and_migrations(
                 has_run.add("commands")
                 for line in source.splitlines():
                     assert line.startswith("$ "), f"{PAGE.name}:{block.line}"
+                    # Each command has as much time as a test.
+                    faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
                     await asyncio.to_thread(execute, line[2:], project, url)
             elif is_meant:
                 has_run.add("statements")
