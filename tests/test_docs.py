@@ -57,7 +57,7 @@ def check_installation(words: list[str]) -> None:
             assert {*match[2].split(",")} <= {*extras}, word
 
 
-def execute(command: str, folder: Path, url: str) -> None:
+def execute(command: str, folder: Path, url: str, seconds: float) -> None:
     """Run a command as the page has it; it must succeed."""
     words = shlex.split(command)
     # Not what this run of pytest was told.
@@ -88,6 +88,7 @@ def execute(command: str, folder: Path, url: str) -> None:
         capture_output=True,
         text=True,
         check=False,
+        timeout=seconds,
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
 
@@ -101,7 +102,9 @@ async def test_the_page_on_tests_and_migrations(
     pytestconfig: pytest.Config,
 ) -> None:
     """Each chapter is run with the files of what stands before it."""
+    # Each command has as much time as a test.
     seconds = float(pytestconfig.getini("faulthandler_timeout"))
+    faulthandler.cancel_dump_traceback_later()
     # The page joins "test_" and the database's name.
     url = "sqlite:///app.db" if dialect_of(database_url) == "sqlite" else database_url
     monkeypatch.setenv("DATABASE_URL", url)
@@ -120,9 +123,7 @@ async def test_the_page_on_tests_and_migrations(
                 has_run.add("commands")
                 for line in source.splitlines():
                     assert line.startswith("$ "), f"{PAGE.name}:{block.line}"
-                    # Each command has as much time as a test.
-                    faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
-                    await asyncio.to_thread(execute, line[2:], project, url)
+                    await asyncio.to_thread(execute, line[2:], project, url, seconds)
             elif is_meant:
                 has_run.add("statements")
                 assert block.language == "python", f"{PAGE.name}:{block.line}"
