@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from importlib.metadata import entry_points, metadata
 from pathlib import Path
 
+import alembic
 import pytest
 
 import fastdb
@@ -143,3 +144,18 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert target[1:] in headings, target
         elif "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+def test_the_errors_of_the_page_are_those_that_are_raised() -> None:
+    packages = [Path(fastdb.__file__).parent, Path(alembic.__file__).parent]
+    sources = [path.read_text() for package in packages for path in package.rglob("*.py")]
+    # Literals that stand one after the other are one.
+    texts = [re.sub(r'"\s+f?"', "", source).lower() for source in sources]
+    table = PAGE.read_text().partition("## Errors")[2]
+    rows = re.findall(r"^\| (?:`(\w+)`: )?(.*?) \| .* \|$", table, re.MULTILINE)[1:]
+    assert len(rows) > 10
+    for name, message in rows:
+        parts = [part.strip() for part in message.lower().split("…")]
+        parts += [f"class {name.lower()}("] if name else []
+        for part in parts:
+            assert any(part in text for text in texts), part
