@@ -14,7 +14,7 @@ from tests.databases import dialect_of
 
 ROOT = Path(__file__).parent.parent
 # How many tests the applications have.
-APPLICATIONS = {"fastapi_notes": 14, "starlette_notes": 13}
+APPLICATIONS = {"fastapi_notes": 17, "starlette_notes": 13}
 
 
 def test_the_demo_tells_what_it_did_and_ends_well() -> None:
