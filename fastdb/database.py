@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fastdb._speedups import QueryCache
 from fastdb.compiler import Compiler
 from fastdb.connection import Connection, end_in_time
+from fastdb.coroutines import coroutine_function
 from fastdb.drivers import load_driver
 from fastdb.exceptions import NotConnectedError, NotSupportedError
 from fastdb.lease import Holder
@@ -284,6 +285,7 @@ class Database(Queries):
                     raise
         logger.info("connected to %s", self.url.obscure_password)
 
+    @coroutine_function
     def disconnect(self, timeout: float | None = 10.0) -> Coroutine[Any, Any, None]:
         """Close the pool; do nothing where it is closed.
 

@@ -198,11 +198,12 @@ class Pool:
                 while unfinished := self._background | self._openings.keys():
                     await asyncio.wait(unfinished)
         except TimeoutError:
-            logger.warning(
-                "%d connections were still in use after %.3g s and are cut",
-                len(self._leased),
-                timeout,
-            )
+            if self._leased:  # else what was being closed is cut
+                logger.warning(
+                    "%d connections were still in use after %.3g s and are cut",
+                    len(self._leased),
+                    timeout,
+                )
         finally:
             self.abandon()
 

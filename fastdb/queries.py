@@ -8,6 +8,7 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
+from fastdb.coroutines import coroutine_function
 from fastdb.drivers.base import DEFAULT_OPTIONS, TransactionOptions
 from fastdb.exceptions import DatabaseError, OptionError, QueryTimeoutError, QueryTypeError
 from fastdb.options import boolean, check_timeout
@@ -117,6 +118,7 @@ class Queries:
     def _task_connection(self) -> Connection:
         raise NotImplementedError
 
+    @coroutine_function
     def fetch_all(
         self, query: Query, values: Values | None = None, *, timeout: float | None = None
     ) -> Coroutine[Any, Any, list[Record]]:
@@ -133,6 +135,7 @@ class Queries:
         """
         return self._perform("fetch_all", query, values, timeout)
 
+    @coroutine_function
     def fetch_one(
         self, query: Query, values: Values | None = None, *, timeout: float | None = None
     ) -> Coroutine[Any, Any, Record | None]:
@@ -151,6 +154,7 @@ class Queries:
         """
         return self._perform("fetch_one", query, values, timeout)
 
+    @coroutine_function
     def fetch_val(
         self,
         query: Query,
@@ -175,6 +179,7 @@ class Queries:
 
         return self._perform("fetch_one", query, values, timeout, finish)
 
+    @coroutine_function
     def execute(
         self, query: Query, values: Values | None = None, *, timeout: float | None = None
     ) -> Coroutine[Any, Any, Any]:
@@ -191,6 +196,7 @@ class Queries:
         """
         return self._perform("execute", query, values, timeout, returned_value)
 
+    @coroutine_function
     def execute_result(
         self, query: Query, values: Values | None = None, *, timeout: float | None = None
     ) -> Coroutine[Any, Any, ExecuteResult]:
@@ -203,6 +209,7 @@ class Queries:
         """
         return self._perform("execute", query, values, timeout, whole_result)
 
+    @coroutine_function
     def execute_many(
         self, query: Query, values: Iterable[Values], *, timeout: float | None = None
     ) -> Coroutine[Any, Any, None]:
@@ -218,6 +225,7 @@ class Queries:
         """
         return self._perform("execute_many", query, check_rows(values), timeout)
 
+    @coroutine_function
     def run_sync(self, function: Callable[..., T], *args: Any) -> Coroutine[Any, Any, T]:
         """Call ``function(connection, *args)`` with a synchronous Connection of SQLAlchemy.
 
@@ -243,6 +251,7 @@ class Queries:
             raise OptionError(f"run_sync takes a synchronous function, not {function!r}")
         return self._task_connection()._run_sync(function, args)
 
+    @coroutine_function
     def create_all(self, metadata: MetaData, **options: Any) -> Coroutine[Any, Any, None]:
         """Create the tables of `metadata` that are not there, as ``metadata.create_all()`` does.
 
@@ -252,6 +261,7 @@ class Queries:
         """
         return self.run_sync(partial(metadata.create_all, **options))
 
+    @coroutine_function
     def drop_all(self, metadata: MetaData, **options: Any) -> Coroutine[Any, Any, None]:
         """Drop the tables of `metadata` that are there, as ``metadata.drop_all()`` does.
 

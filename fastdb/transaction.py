@@ -19,6 +19,7 @@ import logging
 import weakref
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from fastdb.coroutines import coroutine_function
 from fastdb.drivers.base import TransactionOptions
 from fastdb.exceptions import OptionError, TransactionError
 
@@ -141,6 +142,7 @@ class Transaction:
     # -- the three ways to use it; each takes the caller's task and context when it is called,
     #    not when its coroutine first runs, so that wait_for(transaction.start(), 1) is right
 
+    @coroutine_function
     def start(self) -> Coroutine[Any, Any, Transaction]:
         """Begin the transaction, or open a savepoint where the connection is in one.
 
@@ -160,6 +162,7 @@ class Transaction:
         _path.set((*outer, weakref.ref(self)))
         return connection._carry_out_start(self, self._start(connection, parent))
 
+    @coroutine_function
     def commit(self) -> Coroutine[Any, Any, None]:
         """Commit the transaction, or release its savepoint; one that is forced back is rolled back.
 
@@ -169,6 +172,7 @@ class Transaction:
         """
         return self._end(commit=not self._force_rollback, task=current_task())
 
+    @coroutine_function
     def rollback(self) -> Coroutine[Any, Any, None]:
         """Undo what happened since the transaction was started.
 

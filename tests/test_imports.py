@@ -20,6 +20,7 @@ PACKAGE = Path(fastdb.__file__).parent
 # import each other, and whoever may import the head may import all.
 MAY_IMPORT = {
     "exceptions": "",
+    "coroutines": "",
     "url": "exceptions",
     "options": "exceptions",
     "sql_text": "exceptions",
@@ -32,17 +33,17 @@ MAY_IMPORT = {
     "drivers.base": "exceptions",
     "turns": "exceptions",
     "savepoints": "drivers.base",
-    "transaction": "exceptions drivers.base",
-    "queries": "exceptions drivers.base options transaction _speedups",
+    "transaction": "coroutines exceptions drivers.base",
+    "queries": "coroutines exceptions drivers.base options transaction _speedups",
     "lease": "exceptions holders",
     "iteration": "exceptions queries",
     "synchronous": "exceptions drivers.base",
     "connection": "exceptions drivers.base _speedups iteration lease queries savepoints sql_text "
     "synchronous transaction turns",
-    "database": "exceptions drivers _speedups compiler options pool queries connection transaction "
-    "lease turns url",
-    "testing": "connection database drivers.base drivers.sqlite exceptions options queries "
-    "sql_text testing transaction turns url",
+    "database": "coroutines exceptions drivers _speedups compiler options pool queries connection "
+    "transaction lease turns url",
+    "testing": "connection coroutines database drivers.base drivers.sqlite exceptions options "
+    "queries sql_text testing transaction turns url",
     "testing.plugin": "connection database drivers.base exceptions migrations pool sql_text "
     "testing url",
     "testing.migrations": "database migrations testing url",

@@ -297,6 +297,24 @@ async def test_disconnect_is_bounded(database_url: str) -> None:
         await database.execute("SELECT 1")
 
 
+async def test_only_connections_in_use_are_told_to_be_cut(
+    database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    database = fastdb.Database(database_url)
+    await database.connect()
+    await database.fetch_val("SELECT 1")
+    await database.disconnect(timeout=0)
+    assert "in use" not in caplog.text
+    await database.connect()
+    entered, leave = asyncio.Event(), asyncio.Event()
+    holder = asyncio.create_task(hold(database, entered, leave))
+    await entered.wait()
+    await database.disconnect(timeout=0)
+    assert "1 connections were still in use" in caplog.text
+    leave.set()
+    await holder
+
+
 async def test_disconnect_inside_ones_own_connection(database_url: str) -> None:
     database = fastdb.Database(database_url)
     await database.connect()

@@ -7,6 +7,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from fastdb.coroutines import coroutine_function
 from fastdb.database import Database
 from fastdb.options import boolean
 from fastdb.testing import databases
@@ -137,6 +138,7 @@ class DatabaseTestClient(Database):
             await databases.drop(url, options)
         await databases.create(url, options)
 
+    @coroutine_function
     def is_database_exist(self) -> Coroutine[Any, Any, bool]:
         """Return whether the test's database is there."""
         return self.database_exists(self.test_db_url)

@@ -1,0 +1,1 @@
+"""Notebooks and their notes, over HTTP."""
