@@ -234,7 +234,7 @@ class RawConnection(Connection):  # type: ignore[misc]
         result, self._unawaited = self._unawaited, None
         answers = self._answers
         if result is None or answers is None:
-            return False
+            return False  # pragma: no cover: aiomysql has closed what was cancelled elsewhere
         if answers.is_reading(result):
             with suppress(AnswerLostError, Error):
                 await answers.wait()

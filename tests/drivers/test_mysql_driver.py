@@ -1476,3 +1476,18 @@ def test_a_time_to_read_that_is_none(mysql_url: str) -> None:
     ] == pytest.approx(2.5)
     with pytest.raises(OptionError, match="read_timeout is"):
         DRIVERS["asyncmy"](url, {"read_timeout": "long"})
+
+
+async def test_a_password_may_be_bytes(
+    make: Callable[..., MySQLBaseDriver], observer: Session
+) -> None:
+    await observer.run("CREATE USER 'fastdb_bytes'@'%' IDENTIFIED BY 'p\u00e4ss'")
+    try:
+        name = await observer.value("SELECT database()")
+        await observer.run(f"GRANT ALL ON {name}.* TO 'fastdb_bytes'@'%'")
+        driver = make(user="fastdb_bytes", password="p\u00e4ss".encode())
+        connection = await driver.connect()
+        assert await Session(driver, connection).value("SELECT 1") == 1
+        await connection.close()
+    finally:
+        await observer.run("DROP USER 'fastdb_bytes'@'%'")
