@@ -1,6 +1,8 @@
-"""What runs beside `./dev test`: lint, types, other versions, wheels, coverage."""
+"""What runs beside `./dev test`: lint, types, other versions, wheels, coverage, workflows."""
 
+import fnmatch
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -13,7 +15,7 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 BACKENDS = "--backends=sqlite,postgresql,mysql,asyncmy"
 
 nox.needs_version = ">=2025.5"
-nox.options.sessions = ["lint", "types", "tests", "pure", "wheels"]
+nox.options.sessions = ["lint", "types", "workflows", "tests", "pure", "wheels"]
 nox.options.error_on_missing_interpreters = True
 
 
@@ -164,10 +166,7 @@ def core_requirements(*extras: str) -> list[str]:
     found = [*PYPROJECT["build-system"]["requires"], *project["dependencies"]]
     for extra in extras:
         found += project["optional-dependencies"][extra]
-    tools = nox.project.dependency_groups(PYPROJECT, "test")
-    # These are there for few interpreters, and the core's tests do without them.
-    few = ("psycopg", "pytest-cov", "uvloop")
-    return found + [name for name in tools if not name.startswith(few)]
+    return [*found, *nox.project.dependency_groups(PYPROJECT, "test-portable")]
 
 
 @nox.session
@@ -275,26 +274,43 @@ def freethreading(session: nox.Session) -> None:
     run_core_tests(session, interpreter, *left_out, "-o", "faulthandler_timeout=600")
 
 
-@nox.session
-def wheels(session: nox.Session) -> None:
-    """Build sdist and wheels, and run a copy of the suite against the installed wheel."""
-    folder = Path(session.create_tmp())
-    for name in ("dist", "pure", "copy"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    requirements = nox.project.dependency_groups(PYPROJECT, "build", "test")
-    session.install(*requirements)
-    # By way of the sdist: a wheel built right here would take what an older build left.
-    build = ["python", "-m", "build", "--outdir"]
-    required = {"FASTDB_REQUIRE_EXTENSIONS": "1", "CFLAGS": "-g0"}
-    session.run(*build, f"{folder}/dist", env=required)
-    session.run(*build, f"{folder}/pure", env={"FASTDB_NO_EXTENSIONS": "1"})
-    (wheel,) = (folder / "dist").glob("*.whl")
-    (sdist,) = (folder / "dist").glob("*.tar.gz")
-    (pure_wheel,) = (folder / "pure").glob("*-py3-none-any.whl")
-    check_contents(session, sdist, wheel, pure_wheel)
+def build_sdist(session: nox.Session, folder: Path) -> Path:
+    """Build the sdist; stop where what is built from it is not the same, byte by byte."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    if not epoch:  # the commit's
+        git = ["git", "log", "-1", "--format=%ct"]
+        epoch = subprocess.run(git, capture_output=True, check=True, text=True).stdout.strip()
+    build = ["python", "-m", "build", "--sdist", "--outdir"]
+    env = {"SOURCE_DATE_EPOCH": epoch}
+    session.run(*build, str(folder), env=env)
+    (sdist,) = folder.glob("*.tar.gz")
+    again = Path(session.create_tmp()).resolve() / "again"
+    shutil.rmtree(again, ignore_errors=True)
+    with tarfile.open(sdist) as archive:
+        archive.extractall(again, filter="data")
+    (source,) = again.iterdir()
+    session.run(*build, str(again), str(source), env=env)
+    if (again / sdist.name).read_bytes() != sdist.read_bytes():
+        session.error(f"{sdist.name} and what is built from it differ; compare with {again}")
+    session.log(f"{sdist.name}: twice the same {sdist.stat().st_size // 1024} KiB")
+    return sdist
+
+
+def build_wheel(session: nox.Session, sdist: Path, folder: Path, form: str) -> Path:
+    """Build a wheel from the sdist, in the form that `form` names."""
+    # Never right here, where a build would take what an older one left.
+    build = ["python", "-m", "pip", "wheel", "--quiet", "--no-deps", f"--wheel-dir={folder}"]
+    session.run(*build, str(sdist), env={form: "1", "CFLAGS": "-g0"})
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def run_suite_on(session: nox.Session, wheel: Path, form: str, *options: str) -> None:
+    """Install a wheel, and run a copy of the suite against it."""
     session.install("--force-reinstall", "--no-deps", str(wheel))
     session.install(f"fastdb-sql[all] @ {wheel.resolve().as_uri()}")
-    copy = folder / "copy"
+    copy = Path(session.create_tmp()).resolve() / "copy"
+    shutil.rmtree(copy, ignore_errors=True)
     skipped = shutil.ignore_patterns("__pycache__")
     for name in ("tests", "benchmarks", "examples", "docs"):
         if Path(name).is_dir():
@@ -302,9 +318,74 @@ def wheels(session: nox.Session) -> None:
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(name, copy)
     with session.chdir(copy):
-        env = {"FASTDB_REQUIRE_EXTENSIONS": "1"}
+        env = {form: "1"}
         session.run("python", "-c", "import fastdb; print(fastdb.__file__)", env=env)
-        session.run("python", "-m", "pytest", *session.posargs, env=env)
+        session.run("python", "-m", "pytest", *options, *session.posargs, env=env)
+
+
+@nox.session
+def wheels(session: nox.Session) -> None:
+    """Build sdist and wheels, and run a copy of the suite against the installed wheel."""
+    folder = Path(session.create_tmp()).resolve()
+    for name in ("dist", "pure"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    session.install(*nox.project.dependency_groups(PYPROJECT, "build", "test"))
+    sdist = build_sdist(session, folder / "dist")
+    wheel = build_wheel(session, sdist, folder / "dist", "FASTDB_REQUIRE_EXTENSIONS")
+    pure_wheel = build_wheel(session, sdist, folder / "pure", "FASTDB_NO_EXTENSIONS")
+    check_contents(session, sdist, wheel, pure_wheel)
+    run_suite_on(session, wheel, "FASTDB_REQUIRE_EXTENSIONS")
+
+
+@nox.session
+def sdist(session: nox.Session) -> None:
+    """Build what is released for every system, sdist and pure wheel, into dist/, and test it.
+
+    The wheels with the core are cibuildwheel's, which builds them from this sdist.
+    """
+    session.install(*nox.project.dependency_groups(PYPROJECT, "build", "test"))
+    shutil.rmtree("dist", ignore_errors=True)
+    folder = Path("dist").resolve()
+    source = build_sdist(session, folder)
+    wheel = build_wheel(session, source, folder, "FASTDB_NO_EXTENSIONS")
+    session.run("twine", "check", "--strict", str(source), str(wheel))
+    left_out = [f"--ignore=tests/{name}" for name in ("faults", "test_benchmarks.py")]
+    run_suite_on(session, wheel, "FASTDB_NO_EXTENSIONS", "--backends=sqlite", *left_out)
+
+
+@nox.session(python=False)
+def release(session: nox.Session) -> None:
+    """Check that a tag (`-- v1.2.3`), the version and the changelog agree."""
+    (tag,) = session.posargs or ["(none given)"]
+    found = re.search(r'^__version__ = "(.+)"$', Path("fastdb/__init__.py").read_text(), re.M)
+    version = found[1] if found else "(none found)"
+    if tag != f"v{version}":
+        session.error(f"the tag is {tag!r}, and fastdb.__version__ is {version!r}")
+    heading = re.compile(rf"^## \[{re.escape(version)}\] - \d{{4}}-\d\d-\d\d$", re.M)
+    if not heading.search(Path("CHANGELOG.md").read_text()):
+        session.error(f"CHANGELOG.md has no heading `## [{version}] - YYYY-MM-DD`")
+    session.log(f"{tag} can be released")
+
+
+@nox.session
+def workflows(session: nox.Session) -> None:
+    """Check the workflows, what builds the wheels, and pre-commit's hooks, all without network."""
+    session.install(*nox.project.dependency_groups(PYPROJECT, "wheels", "workflows"))
+    files = sorted(map(str, Path(".github/workflows").glob("*.yml")))
+    schema = ["check-jsonschema", "--builtin-schema"]
+    session.run(*schema, "vendor.github-workflows", *files)
+    session.run(*schema, "vendor.dependabot", ".github/dependabot.yml")
+    session.run("zizmor", "--offline", "--no-progress", "--persona=pedantic", ".github")
+    session.run("pre-commit", "validate-config", ".pre-commit-config.yaml")
+    built = set()
+    for platform in ("linux", "macos", "windows"):
+        command = ["cibuildwheel", "--print-build-identifiers", "--platform", platform]
+        built |= set(str(session.run(*command, silent=True)).split())
+    settings = PYPROJECT["tool"]["cibuildwheel"]
+    selectors = settings["build"].split() + [item["select"] for item in settings["overrides"]]
+    if stray := [text for text in selectors if not fnmatch.filter(built, text)]:
+        session.error(f"cibuildwheel knows nothing that is like {stray}")
+    session.log(f"{len(built)} wheels: {' '.join(sorted(built))}")
 
 
 def check_contents(session: nox.Session, sdist: Path, wheel: Path, pure_wheel: Path) -> None:
@@ -327,6 +408,8 @@ def check_contents(session: nox.Session, sdist: Path, wheel: Path, pure_wheel: P
         stray += [name for name in content if not name.startswith(ours)]
         if stray:
             session.error(f"{path.name} holds {stray}")
+        if not [name for name in content if name.endswith(".dist-info/licenses/LICENSE")]:
+            session.error(f"{path.name} lacks its licence, where PEP 639 wants it")
     compiled = len([name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".so")])
     expected = len(list(Path("fastdb/_speedups").glob("*.pyx")))
     if compiled != expected:

@@ -25,7 +25,6 @@ import ctypes
 import glob
 import os
 import platform
-import pwd
 import re
 import shutil
 import signal
@@ -42,6 +41,8 @@ from typing import TYPE_CHECKING, Any
 from tests.databases import DIALECTS, ServerError, Session, check, dialect_of, masked
 
 if TYPE_CHECKING:
+    import pwd
+
     from tests.certificates import Certificates
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -150,7 +151,7 @@ class Process:
         for path in map(Path, files):
             copy = Path(shutil.copy(path, self.folder))
             if os.geteuid() == 0:
-                account = pwd.getpwnam(ACCOUNT)
+                account = _account()
                 os.chown(copy, account.pw_uid, account.pw_gid)
             copies.append(str(copy))
         return copies
@@ -201,10 +202,16 @@ class Process:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def _account() -> pwd.struct_passwd:
+    import pwd  # Windows has none, nor servers of ours
+
+    return pwd.getpwnam(ACCOUNT)
+
+
 def _credentials() -> dict[str, Any]:
     if os.geteuid() != 0:
         return {}
-    account = pwd.getpwnam(ACCOUNT)
+    account = _account()
     return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
 
 
@@ -213,7 +220,7 @@ def _new_process(prefix: str, stop_signal: signal.Signals) -> Process:
     parent = tempfile.gettempdir()
     folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent if len(parent) < 60 else "/tmp"))
     if os.geteuid() == 0:
-        account = pwd.getpwnam(ACCOUNT)
+        account = _account()
         os.chown(folder, account.pw_uid, account.pw_gid)
     process = Process(folder, stop_signal)
     atexit.register(process.stop)
