@@ -263,7 +263,9 @@ class Project:
             path = self._directory / f"{mark}.db"
             return url.replace(database=str(path), options=kept)
         # Roles that may make databases for tests may often make those that begin so.
-        return url.replace(database=f"test_{mark}_migrations")
+        # 63 bytes are what names of PostgreSQL have.
+        base = url.database.encode()[:34].decode(errors="ignore")
+        return url.replace(database=f"test_{base}_migrations_{mark}")
 
     async def step(
         self,

@@ -96,14 +96,15 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def databases(url: str) -> list[str]:
-    """Return the databases of a server that such tests have left."""
+    """Return the databases of a server that such tests have left beside the one of `url`."""
     if dialect_of(url) == "sqlite":
         return []
+    beginning = f"test_{fastdb.DatabaseURL(url).database}_migrations_"
     with Session(url) as session:
-        query = "SHOW DATABASES LIKE 'test%migrations'"
+        query = "SHOW DATABASES"
         if session.dialect == "postgresql":
-            query = "SELECT datname FROM pg_database WHERE datname LIKE 'test%migrations'"
-        return [name for (name,) in session.run(query)]
+            query = "SELECT datname FROM pg_database"
+        return [name for (name,) in session.run(query) if name.startswith(beginning)]
 
 
 def tables(url: str) -> list[str]:
