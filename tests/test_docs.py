@@ -78,7 +78,8 @@ def execute(command: str, folder: Path, url: str, seconds: float) -> None:
         assert arguments.pop(0) == "-m"
         program = arguments.pop(0)
     if program == "pytest":
-        arguments += ["-W", "error", "-p", "no:cacheprovider"]
+        # pytest-alembic, which is here for its own tests, looks into every folder named tests.
+        arguments += ["-W", "error", "-p", "no:cacheprovider", "-p", "no:pytest_alembic"]
         # A bare checkout was never installed.
         if not entry_points(group="pytest11", name="fastdb"):
             arguments += ["-p", "_fastdb_pytest"]

@@ -467,7 +467,17 @@ def run_project(
     unwanted = ("PYTEST_", "TESTING", "DATABASE_URL")
     env = {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:pytest_alembic",
+            *options,
+        ],
         cwd=folder,
         env=env | {"PYTHONPATH": str(Path(fastdb.__file__).parent.parent)},
         capture_output=True,
