@@ -172,10 +172,13 @@ async def create(
             # insufficient_privilege; ER_DBACCESS_DENIED_ERROR
             if getattr(error, "sqlstate", None) != "42501" and getattr(error, "errno", 0) != 1044:
                 raise
+            grant = (
+                "ALTER ROLE ... CREATEDB does that"
+                if driver_dialect(url.dialect) == "postgresql"
+                else f"GRANT ALL PRIVILEGES ON `{url.database}`.* does that, or on a pattern"
+            )
             raise ProgrammingError(
-                f"the role {url.username!r} must not make the database {url.database!r}: {error}; "
-                "let it do that (ALTER ROLE ... CREATEDB on PostgreSQL, GRANT ALL ON "
-                "`test\\_%`.* on MySQL), or use a database that is there with use_existing=True"
+                f"the role {url.username!r} must be allowed to create databases ({error}); {grant}"
             ) from error
         if driver_dialect(url.dialect) == "postgresql":
             mark = f"COMMENT ON DATABASE {name} IS '{MARKER}'"

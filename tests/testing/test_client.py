@@ -247,7 +247,7 @@ async def test_a_role_that_must_not_make_databases_is_told(server_url: str) -> N
             drop = [f"DROP USER {account}" for account in accounts]
         try:
             poor = str(url.replace(username=role))
-            with pytest.raises(fastdb.ProgrammingError, match=f"role '{role}' must not make"):
+            with pytest.raises(fastdb.ProgrammingError, match=f"role '{role}' must be allowed to"):
                 DatabaseTestClient(poor)
             name = url.replace(database=f"test_{role}")
             assert not await DatabaseTestClient.database_exists(name)

@@ -209,7 +209,7 @@ class Project:
         """Run pytest; check what became of the tests, and return what it printed."""
         without = [f"-pno:{name}" for name in ("randomly", "benchmark", "cov", "hypothesispytest")]
         with pytest.MonkeyPatch.context() as patch:
-            for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_TESTRUNUID"):
+            for name in ("PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER", "PYTEST_XDIST_TESTRUNUID"):
                 patch.delenv(name, raising=False)
             result = self._pytester.runpytest_subprocess(*without, *args)
         if outcomes:
@@ -306,8 +306,8 @@ def test_it_is_silent_where_it_is_not_used(pytester: pytest.Pytester) -> None:
     )
     command = ("-W", "error", "--strict-markers", "--strict-config", "-p", "no:randomly", "-q")
     # Other plugins have their say in what is shown, and warn of what is left unset.
-    others = ("-p", "no:asyncio", "-p", "no:cov", "-p", "no:benchmark", "-p", "no:hypothesispytest")
-    result = pytester.runpytest_subprocess(*command, *others)
+    others = ("asyncio", "cov", "benchmark", "hypothesispytest", "pytest_alembic")
+    result = pytester.runpytest_subprocess(*command, *(f"-pno:{name}" for name in others))
     result.assert_outcomes(passed=1)
     assert "fastdb" not in str(result.stdout)
     assert not str(result.stderr)
