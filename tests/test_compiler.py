@@ -365,6 +365,8 @@ def test_texts_with_columns_of_many_names() -> None:
 class Joined(sa.types.UserDefinedType[str]):
     """A literal of the user's own, which is no plain string."""
 
+    cache_ok = True
+
     def literal_processor(self, dialect: Any) -> Any:
         return lambda value: f"concat('{value}')"
 
