@@ -69,7 +69,11 @@ async def open_copy(database: Database, host: Host | None = None) -> Database:
     except BaseException:
         await there(give_up())
         raise
-    await there(release())
+    try:
+        await there(release())
+    except BaseException:
+        await there(copy.disconnect())
+        raise
     return copy
 
 
